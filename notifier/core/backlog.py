@@ -1,0 +1,253 @@
+"""What a shard's reader holds between reading and handing over: which (event, person) pair goes next.
+Order is kept per person: behind a pair that failed the later ones of the same person wait, others' go on."""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from notifier.core import keys, payload
+from notifier.core.identity import mark, relation
+from notifier.core.intake import Intake, Rejected
+from notifier.core.model import Event
+
+HOUR_MS = 3_600_000
+HELD: Final = "held"  # handover's word for a pair that waits for an earlier one of its person
+
+# The moves of handover.lua.
+ADD: Final = 1
+RETRACT: Final = 2
+BURY: Final = 3
+
+
+class Entry(Struct, frozen=True, gc=False):
+    """One entry of a stream: its id there, and what it holds.
+
+    `event`: the raw bytes a producer appended, or None (`fields` then says what stood there instead).
+    `source`, `to`: set by a router: the id at the front door, and the people of this chunk.
+    """
+
+    id: str
+    event: bytes | None
+    fields: tuple[bytes, ...] = ()
+    source: str = ""
+    to: tuple[str, ...] = ()
+
+
+class _Held:
+    """An entry that is not acknowledged yet; `left`: pairs not yet done."""
+
+    __slots__ = ("id", "left", "raw")
+
+    def __init__(self, entry: str, raw: bytes) -> None:
+        self.id, self.raw, self.left = entry, raw, 0
+
+
+class _Pair:
+    """One item of handover. user: "" for a burial, which waits for nobody."""
+
+    __slots__ = ("entry", "item", "raw", "size", "tries", "user")
+
+    def __init__(self, entry: _Held, user: str, item: list[object], size: int, raw: bytes | None = None) -> None:
+        self.entry, self.user, self.item, self.size, self.raw, self.tries = entry, user, item, size, raw, 0
+
+    @property
+    def key(self) -> str:
+        """What waits behind it: its person's pairs; a burial of a whole entry holds up only itself."""
+        return self.user or f" {self.entry.id}"
+
+
+class Batch:
+    """One call of handover: `payload` is msgpack for the script, `raws` the arguments its burials point at."""
+
+    __slots__ = ("pairs", "payload", "raws", "whole")
+
+    def __init__(self, pairs: list[_Pair], whole: list[_Held]) -> None:
+        self.pairs, self.whole = pairs, whole
+        self.raws: list[bytes] = []
+        self.payload = self._encode()
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def _encode(self) -> bytes:
+        counts: dict[_Held, int] = {}
+        for pair in self.pairs:
+            counts[pair.entry] = counts.get(pair.entry, 0) + 1
+        index = {entry: at for at, entry in enumerate((*counts, *self.whole), 1)}
+        items = []
+        for pair in self.pairs:
+            item = pair.item
+            item[1] = index[pair.entry]
+            if pair.raw is not None:
+                self.raws.append(pair.raw)
+                item[5] = len(self.raws)
+            items.append(item)
+        entries = [[entry.id, count == entry.left] for entry, count in counts.items()]
+        entries += [[entry.id, True] for entry in self.whole]
+        return _encode([entries, items])
+
+
+class Settled:
+    """What a batch came to: pairs by move, entries that are done with, reasons of burials, errors worth a log line."""
+
+    __slots__ = ("added", "buried", "entries", "errors", "retracted")
+
+    def __init__(self) -> None:
+        self.added = self.retracted = self.entries = 0
+        self.buried: list[str] = []
+        self.errors: list[str] = []
+
+
+_encode = msgspec.msgpack.Encoder().encode
+NOTHING: Final = Batch([], [])
+
+
+class Backlog:
+    """Entries in, batches out, results in.
+
+    `shard`, `shards`, `buckets`: where marks live. `most`, `most_bytes`: bounds of a batch. `tries`: how often a
+    pair is tried before it is buried.
+    """
+
+    def __init__(
+        self, intake: Intake, tagged: str, buckets: int, most: int = 100, most_bytes: int = 262_144, tries: int = 3
+    ) -> None:
+        self.intake = intake
+        self._tag, self._buckets = tagged, buckets
+        self._most, self._most_bytes, self._tries = most, most_bytes, tries
+        self._todo: deque[_Pair] = deque()
+        self._done: list[_Held] = []  # entries without pairs: only to be acknowledged
+        self._failing: dict[str, _Pair] = {}  # by key: the pairs that are tried again, each alone
+        self._held: dict[str, _Held] = {}  # by stream id
+
+    def __len__(self) -> int:
+        """Pairs that wait."""
+        return len(self._todo) + len(self._failing)
+
+    def __contains__(self, entry_id: str) -> bool:
+        return entry_id in self._held
+
+    def __bool__(self) -> bool:
+        return bool(self._todo or self._failing or self._done)
+
+    @property
+    def stuck(self) -> bool:
+        """A pair has failed: what goes next depends on how it fares."""
+        return bool(self._failing)
+
+    def clear(self) -> None:
+        """The stream is another's now: forget everything, it will come again."""
+        self._todo.clear()
+        self._done.clear()
+        self._failing.clear()
+        self._held.clear()
+
+    # -- in
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Takes entries in stream order; whatever they hold becomes rows, retractions or burials."""
+        for entry in entries:
+            held = self._held[entry.id] = _Held(entry.id, entry.event or b"")
+            if entry.event is None:
+                fields = msgspec.json.encode([field.decode("utf-8", "backslashreplace") for field in entry.fields])
+                self._bury(held, "no_event", "the entry has no field `event`", entry.source, fields)
+                continue
+            event = self.intake.decode(entry.event, entry.source or entry.id)
+            if isinstance(event, Rejected):
+                self._bury(held, event.reason, event.detail, entry.source, entry.event)
+            else:
+                self._spread(held, event, entry.to or event.to)
+
+    def _spread(self, held: _Held, event: Event, people: Sequence[str]) -> None:
+        move = RETRACT if event.retracts else ADD
+        group, actor, hour = relation(event), event.actor.id, event.time // HOUR_MS
+        text = "" if event.retracts else payload.body(event).decode()
+        size = len(text) + 300
+        for user in people:
+            bucket, number = mark(event.id, user, self._buckets)
+            item: list[object] = [
+                move, 0, user, keys.marks(self._tag, hour, bucket), str(number),
+                event.time, event.id, group, actor, event.accepted,
+            ]  # fmt: skip
+            if move == ADD:
+                item.append(text)
+            self._todo.append(_Pair(held, user, item, size))
+        held.left = len(people)
+        if not people:
+            self._done.append(held)
+
+    def _bury(self, held: _Held, reason: str, detail: str, source: str, raw: bytes, user: str = "") -> None:
+        item: list[object] = [BURY, 0, reason, detail, source or held.id, 0, user]
+        self._todo.append(_Pair(held, user, item, len(raw) + 300, raw))
+        held.left = 1
+
+    # -- out
+
+    def next(self) -> Batch | None:
+        """The next batch, or None. It must come back through `settle` or `undo`."""
+        if self._failing:
+            return Batch([next(iter(self._failing.values()))], [])
+        pairs: list[_Pair] = []
+        size = 0
+        todo = self._todo
+        while todo and len(pairs) < self._most:
+            size += todo[0].size
+            if size > self._most_bytes and pairs:
+                break
+            pairs.append(todo.popleft())
+        whole, self._done = self._done[: self._most], self._done[self._most :]
+        return Batch(pairs, whole) if pairs or whole else None
+
+    def undo(self, batch: Batch) -> None:
+        """The batch was not sent after all."""
+        self._todo.extendleft(pair for pair in reversed(batch.pairs) if self._failing.get(pair.key) is not pair)
+        self._done[:0] = batch.whole
+
+    def settle(self, batch: Batch, failures: Sequence[tuple[int, str]]) -> "Settled":
+        """What became of a batch, by the (index from 1, error) of each pair that failed."""
+        wrong = dict(failures)
+        back: list[_Pair] = []
+        settled = Settled()
+        for at, pair in enumerate(batch.pairs, 1):
+            error = wrong.get(at) if wrong else None
+            if error is None:
+                self._pair_done(pair, settled)
+            elif error == HELD:
+                back.append(pair)
+            else:
+                settled.errors.append(self._pair_failed(pair, error))
+        for entry in batch.whole:
+            self._entry_done(entry, settled)
+        self._todo.extendleft(reversed(back))
+        return settled
+
+    def _pair_done(self, pair: _Pair, settled: "Settled") -> None:
+        if self._failing and self._failing.get(pair.key) is pair:
+            del self._failing[pair.key]
+        move = pair.item[0]
+        if move == ADD:
+            settled.added += 1
+        elif move == RETRACT:
+            settled.retracted += 1
+        else:
+            settled.buried.append(str(pair.item[2]))
+        pair.entry.left -= 1
+        if pair.entry.left == 0:
+            self._entry_done(pair.entry, settled)
+
+    def _entry_done(self, entry: _Held, settled: "Settled") -> None:
+        self._held.pop(entry.id, None)
+        settled.entries += 1
+
+    def _pair_failed(self, pair: _Pair, error: str) -> str:
+        pair.tries += 1
+        self._failing[pair.key] = pair
+        if pair.tries == self._tries and pair.item[0] != BURY:
+            # Its person's later events have waited long enough. Buried alone, under the same entry.
+            detail = f"could not be applied to {pair.user}: {error}"[:500]
+            pair.item = [BURY, 0, "handover", detail, pair.entry.id, 0, pair.user]
+            pair.raw = pair.entry.raw
+        return f"entry {pair.entry.id} for {pair.user or '-'}, try {pair.tries}: {error}"

@@ -1,0 +1,67 @@
+"""Redis key names, and which shard a user lives on. All keys of a person carry the hash tag of their shard."""
+
+from typing import Final
+from zlib import crc32
+
+FRONT_DOOR: Final = "notifier:events"
+GROUP: Final = "notifier"
+PRESSURE: Final = "notifier:pressure"
+SETUP: Final = "notifier:setup"
+CONTROL: Final = "notifier:control"
+
+# The hash tag that puts the front door's lease and dead letters into the front door's own slot.
+FRONT_TAG: Final = "{" + FRONT_DOOR + "}"
+
+
+def shard_of(user: str, shards: int) -> int:
+    """The shard of a user: 0..shards-1, the same in every process and for ever."""
+    return crc32(user.encode()) % shards
+
+
+def tag(shard: int) -> str:
+    """The hash tag of a shard."""
+    return f"{{{shard}}}"
+
+
+def events(shard: int, shards: int) -> str:
+    """The stream of a shard; with one shard the front door itself."""
+    return FRONT_DOOR if shards == 1 else f"events:{tag(shard)}"
+
+
+def lease(tagged: str) -> str:
+    """Who reads the stream of this tag."""
+    return f"lease:{tagged}"
+
+
+def marks(tagged: str, hour: int, bucket: int) -> str:
+    """A set of idempotency marks, by the hour of the event's own time."""
+    return f"seen:{tagged}:{hour}:{bucket}"
+
+
+def inbox(user: str, shards: int) -> str:
+    return f"inbox:{tag(shard_of(user, shards))}:{user}"
+
+
+def revoked(user: str, shards: int) -> str:
+    """Tokens of this user issued until this second are void."""
+    return f"revoked:{tag(shard_of(user, shards))}:{user}"
+
+
+def dead_letters(tagged: str, reason: str) -> str:
+    """A stream of events that could not be applied, one per reason so that each is capped alone."""
+    return f"dead:{tagged}:{reason}"
+
+
+def bell(tagged: str, incarnation: str) -> str:
+    """The channel on which a process hears changes for its people on one shard."""
+    return f"bell:{tagged}:{incarnation}"
+
+
+def wake(tagged: str) -> str:
+    """The channel on which the reader of a shard hears that the router has appended."""
+    return f"wake:{tagged}"
+
+
+def slot(name: str) -> str:
+    """Who goes by this consumer name."""
+    return f"slot:{name}"

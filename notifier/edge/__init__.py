@@ -1,0 +1,1 @@
+"""The outside side: one file for each outside thing, on Twisted."""

@@ -1,0 +1,71 @@
+"""Hears the bells of this process (ports.Bus). Messages may be lost; the sessions and the sweep notice that."""
+
+from collections.abc import Callable
+
+import msgspec
+from twisted.internet.defer import Deferred
+
+from notifier.core import keys
+from notifier.core.inbox import Bell, decode_bells
+from notifier.edge.redis import Subscription
+from notifier.metrics import Metrics
+
+
+class RedisBus:
+    """One subscription to this process's channel of every shard, the control channel, and the readers' wake-ups."""
+
+    def __init__(self, subscription: Subscription, shards: int, incarnation: str, metrics: Metrics) -> None:
+        self.subscription, self.metrics = subscription, metrics
+        self._bells = {keys.bell(keys.tag(s), incarnation).encode(): s for s in range(shards)}
+        self._wakes = {keys.wake(keys.tag(s)).encode(): s for s in range(shards)} if shards > 1 else {}
+        self._on_bells: Callable[[list[Bell]], None] = lambda bells: None
+        self._on_subscribed: Callable[[int], None] = lambda shard: None
+        self._on_revoked: Callable[[str], None] = lambda user: None
+        self._sleepers: dict[int, list[Callable[[], None]]] = {}
+        self.heard: set[int] = set()  # shards whose channel is confirmed
+        subscription.connected = self._connected
+        subscription.message = self._message
+        subscription.confirmed = self._confirmed
+        subscription.disconnected = self._lost
+
+    def listen(
+        self,
+        bells: Callable[[list[Bell]], None],
+        subscribed: Callable[[int], None],
+        revoked: Callable[[str], None],
+    ) -> None:
+        """Call `bells` for each message, `subscribed(shard)` after each (re)subscription, `revoked(user)`."""
+        self._on_bells, self._on_subscribed, self._on_revoked = bells, subscribed, revoked
+
+    def sleep(self, shard: int, wake: Callable[[], None]) -> None:
+        """Call `wake` once, when a router has appended to this shard."""
+        self._sleepers.setdefault(shard, []).append(wake)
+
+    def _connected(self) -> None:
+        for channel in (keys.CONTROL.encode(), *self._wakes, *self._bells):
+            answer: Deferred[object] = self.subscription.call("SUBSCRIBE", channel)
+            answer.addErrback(lambda _: None)  # the connection is gone; the next one subscribes anew
+
+    def _confirmed(self, channel: bytes) -> None:
+        shard = self._bells.get(channel)
+        if shard is not None:
+            self.heard.add(shard)
+            self._on_subscribed(shard)
+
+    def _lost(self) -> None:
+        self.heard.clear()  # what the ended connection still holds is thrown away with it
+
+    def _message(self, channel: bytes, message: bytes) -> None:
+        if channel in self._bells:
+            try:
+                bells = decode_bells(message)
+            except msgspec.DecodeError:
+                self.metrics.bells_stale += 1
+                return
+            self.metrics.bells += 1
+            self._on_bells(bells)
+        elif channel in self._wakes:
+            for wake in self._sleepers.pop(self._wakes[channel], ()):
+                wake()
+        elif message.startswith(b"revoke "):
+            self._on_revoked(message[7:].decode("ascii", "replace"))

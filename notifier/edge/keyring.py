@@ -1,0 +1,313 @@
+"""The keys that tokens are checked with, read from files: PEM public keys, HS256 secrets, a JWKS (RFC 7517).
+Each algorithm's check wraps `cryptography` or the standard hmac; all faults of all files are told at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import struct
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from msgspec import Struct
+
+from notifier.core.tokens import ALGORITHMS, Key, base64url
+
+Check = Callable[[bytes, bytes], bool]
+
+MAX_FILE_BYTES: Final = 65_536
+MIN_SECRET_BYTES: Final = 32  # RFC 7518 section 3.2: a key at least as long as the hash
+MIN_RSA_BITS: Final = 2048  # RFC 7518 section 3.3
+
+_PUBLIC_HALF: Final = "holds a private key; deploy only the public half: openssl pkey -in FILE -pubout"
+
+
+class Fault(Struct, frozen=True):
+    """One thing that is wrong: the file (or its source), and what it is and what to do about it."""
+
+    file: str
+    problem: str
+
+
+class KeyringError(Exception):
+    """The keys cannot be used; `faults` has every reason, and str() is a list of them."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults: Final = tuple(faults)
+        super().__init__("token keys:" + "".join(f"\n  {each.file}: {each.problem}" for each in faults))
+
+
+class _Refused(ValueError):
+    """A key that must not be used; the text completes "FILE: ..."."""
+
+
+# Loading ----------------------------------------------------------------------------------------------------
+
+
+def load(keys: Sequence[tuple[str, str, str | Path]], jwks_file: str | Path | None = None) -> list[Key]:
+    """The keys of `(kid, algorithm, file)` and those of a JWKS file. Raises KeyringError with every fault."""
+    found: list[tuple[str, Key]] = []
+    faults: list[Fault] = []
+    for kid, algorithm, file in keys:
+        try:
+            found.append((str(file), _from_file(kid, algorithm, Path(file))))
+        except _Refused as refusal:
+            faults.append(Fault(str(file), f"key {kid!r} {refusal}"))
+    if jwks_file is not None:
+        try:
+            found += [(str(jwks_file), key) for key in read_jwks(_read(Path(jwks_file)), str(jwks_file))]
+        except _Refused as refusal:
+            faults.append(Fault(str(jwks_file), str(refusal)))
+        except KeyringError as error:
+            faults += error.faults
+    faults += _doubles(found)
+    if faults:
+        raise KeyringError(faults)
+    return [key for _, key in found]
+
+
+def _doubles(found: Sequence[tuple[str, Key]]) -> Iterator[Fault]:
+    first: dict[str, str] = {}
+    for file, key in found:
+        if key.kid in first:
+            yield Fault(file, f"key {key.kid!r} has the kid of a key in {first[key.kid]}; give each its own")
+        first.setdefault(key.kid, file)
+
+
+def _from_file(kid: str, algorithm: str, path: Path) -> Key:
+    if not kid:
+        raise _Refused("has an empty kid; name it")
+    if algorithm not in ALGORITHMS:
+        raise _Refused(f"has algorithm {algorithm!r}; use one of {', '.join(sorted(ALGORITHMS))}")
+    if algorithm == "HS256":
+        return Key(kid, algorithm, secret_check(_read(path, secret=True)))
+    return Key(kid, algorithm, public_check(algorithm, _public_pem(_read(path))))
+
+
+def _public_pem(data: bytes) -> object:
+    if b"PRIVATE KEY-----" in data:
+        raise _Refused(_PUBLIC_HALF)
+    if b"-----BEGIN CERTIFICATE-----" in data:
+        raise _Refused("is a certificate; take the key out: openssl x509 -in FILE -pubkey -noout")
+    if data.count(b"-----BEGIN ") != 1:
+        raise _Refused("must be one PEM public key (-----BEGIN PUBLIC KEY-----), one to a file")
+    try:
+        return load_pem_public_key(data)
+    except (ValueError, UnsupportedAlgorithm):
+        raise _Refused("is not a PEM public key that can be read; copy the file again") from None
+
+
+def _read(path: Path, *, secret: bool = False) -> bytes:
+    try:
+        with path.open("rb") as file:
+            if secret and _open_to_others(file.fileno()):
+                raise _Refused("is a secret open to other users: chmod 600 it; if they read it, replace it")
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise _Refused(f"cannot be read ({reason}); check the path and its permissions") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise _Refused(f"is larger than {MAX_FILE_BYTES} bytes, so it is no key file; check the path")
+    return data
+
+
+def _open_to_others(descriptor: int) -> bool:
+    mode = os.fstat(descriptor).st_mode & 0o077
+    # systemd gives a credential to the service's user by an ACL (mode 0440, "r--r-----+"). With an ACL the
+    # mode's group bits are only its mask: what groups may do stands in the entries.
+    acl = _acl(descriptor) if mode else b""
+    if not acl:
+        return mode != 0
+    entries = [(tag, permissions) for tag, permissions, _ in struct.iter_unpack("<HHI", acl[4:])]
+    group_object, group, mask, other = 0x04, 0x08, 0x10, 0x20  # acl(5), linux/posix_acl_xattr.h
+    allowed = next((permissions for tag, permissions in entries if tag == mask), 0o7)
+    groups = any(permissions & allowed for tag, permissions in entries if tag in (group_object, group))
+    return groups or any(permissions for tag, permissions in entries if tag == other)
+
+
+def _acl(descriptor: int) -> bytes:
+    if sys.platform != "linux":
+        return b""
+    try:
+        return os.getxattr(descriptor, "system.posix_acl_access")
+    except OSError:  # none set, or a file system without them: the mode then says it all
+        return b""
+
+
+# JWKS -------------------------------------------------------------------------------------------------------
+
+
+class _Set(Struct):
+    keys: list[msgspec.Raw]
+
+
+class _Jwk(Struct):
+    kty: str
+    kid: str = ""
+    use: str = "sig"
+    key_ops: tuple[str, ...] = ("verify",)
+    alg: str | None = None
+    crv: str = ""
+    x: str = ""
+    y: str = ""
+    n: str = ""
+    e: str = ""
+    d: str | None = None  # the private half, whatever the kty (RFC 7518 section 6, RFC 8037 section 2)
+
+
+def read_jwks(data: bytes, source: str) -> list[Key]:
+    """The verifying keys of a JWK Set; `source` names it in faults. Raises KeyringError with every fault.
+
+    Keys for encryption and kinds that are not supported are passed over (RFC 7517 section 5), but a set in
+    which no key is left is a fault.
+    """
+    try:
+        members = msgspec.json.decode(data, type=_Set).keys
+    except (ValueError, RecursionError) as error:
+        problem = f"is not a JWK Set, {{'keys': [...]}} ({_cause(error)}); fetch it again"
+        raise KeyringError([Fault(source, problem)]) from None
+    keys: list[Key] = []
+    faults: list[Fault] = []
+    for place, member in enumerate(members):
+        try:
+            keys += _from_jwk(member)
+        except _Refused as refusal:
+            faults.append(Fault(source, f"keys[{place}] {refusal}"))
+    if not keys and not faults:
+        faults.append(Fault(source, "has no key to verify EdDSA, ES256 or RS256 with; add one"))
+    faults += _doubles([(source, key) for key in keys])
+    if faults:
+        raise KeyringError(faults)
+    return keys
+
+
+def _from_jwk(member: msgspec.Raw) -> Iterator[Key]:
+    try:
+        jwk = msgspec.json.decode(member, type=_Jwk)
+    except (ValueError, RecursionError) as error:
+        raise _Refused(f"is not a JWK ({_cause(error)}); correct or remove it") from None
+    if jwk.kty == "oct":
+        raise _Refused("is a secret (kty oct), which has no place in a JWKS; use an HS256 key file")
+    if jwk.d is not None:
+        raise _Refused("holds a private key (d); publish only the public members")
+    if jwk.use != "sig" or "verify" not in jwk.key_ops:
+        return
+    # RFC 8725 section 3.1: the kind of key decides the algorithm; an alg that says another is none of ours.
+    algorithm = _KINDS.get((jwk.kty, jwk.crv))
+    if algorithm is None or jwk.alg not in (None, algorithm):
+        return
+    if not jwk.kid:
+        raise _Refused("has no kid; give it one, and name it in the tokens' headers")
+    yield Key(jwk.kid, algorithm, public_check(algorithm, _public_jwk(jwk)))
+
+
+_KINDS: Final = {("OKP", "Ed25519"): "EdDSA", ("EC", "P-256"): "ES256", ("RSA", ""): "RS256"}
+
+
+def _public_jwk(jwk: _Jwk) -> object:
+    try:
+        if jwk.kty == "OKP":
+            return ed25519.Ed25519PublicKey.from_public_bytes(_member(jwk.x, 32))
+        if jwk.kty == "EC":
+            # RFC 7518 section 6.2.1.2: the full size of a coordinate, leading zeros included.
+            x, y = (int.from_bytes(_member(part, 32), "big") for part in (jwk.x, jwk.y))
+            return ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
+        n, e = (int.from_bytes(_member(part), "big") for part in (jwk.n, jwk.e))
+        return rsa.RSAPublicNumbers(e, n).public_key()
+    except ValueError:
+        raise _Refused(f"is not a valid {jwk.kty} public key; fetch or export it again") from None
+
+
+def _member(text: str, size: int | None = None) -> bytes:
+    raw = base64url(text)
+    if raw is None or (size is not None and len(raw) != size):
+        raise ValueError
+    return raw
+
+
+def _cause(error: Exception) -> str:
+    return str(error) if isinstance(error, msgspec.MsgspecError) else "bad UTF-8, or nested too deeply"
+
+
+# Checks -----------------------------------------------------------------------------------------------------
+
+
+def public_check(algorithm: str, key: object) -> Check:
+    """The HS256 check of a secret's bytes, less white space at the ends. Raises ValueError if it is weak."""
+    return _PUBLIC[algorithm](key)
+
+
+def secret_check(data: bytes) -> Check:
+    """The HS256 check of a secret file's bytes, less white space at the ends. Raises ValueError if weak."""
+    secret = data.strip()
+    if secret.startswith((b"-----BEGIN ", b"ssh-", b"ecdsa-sha2-")) or b"-----BEGIN " in secret:
+        # RFC 8725 section 2.1: what others may know (a public key) must never key an HMAC.
+        raise _Refused("is a key file in PEM or SSH form, not an HS256 secret; set the algorithm it is for")
+    if len(secret) < MIN_SECRET_BYTES:
+        advice = f"HS256 needs {MIN_SECRET_BYTES} or more: openssl rand -base64 48"
+        raise _Refused(f"is a secret of {len(secret)} bytes; {advice}")
+
+    # A closure, so that no repr of a Key can show the secret.
+    def check(signing_input: bytes, signature: bytes) -> bool:
+        return hmac.compare_digest(hmac.digest(secret, signing_input, hashlib.sha256), signature)
+
+    return check
+
+
+def _ed25519(key: object) -> Check:
+    if not isinstance(key, ed25519.Ed25519PublicKey):
+        raise _Refused("is not an Ed25519 key, which EdDSA needs; correct the algorithm or the file")
+
+    def check(signing_input: bytes, signature: bytes) -> bool:
+        return _holds(lambda: key.verify(signature, signing_input))
+
+    return check
+
+
+def _p256(key: object) -> Check:
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise _Refused("is not a P-256 key, which ES256 needs; correct the algorithm or the file")
+    method = ec.ECDSA(SHA256())
+
+    def check(signing_input: bytes, signature: bytes) -> bool:
+        # RFC 7518 section 3.4: R and S, 32 bytes each, not the DER form that `cryptography` takes.
+        if len(signature) != 64:
+            return False
+        r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
+        return _holds(lambda: key.verify(encode_dss_signature(r, s), signing_input, method))
+
+    return check
+
+
+def _rsa(key: object) -> Check:
+    if not isinstance(key, rsa.RSAPublicKey):
+        raise _Refused("is not an RSA key, which RS256 needs; correct the algorithm or the file")
+    if key.key_size < MIN_RSA_BITS:
+        raise _Refused(f"is an RSA key of {key.key_size} bits; make one of {MIN_RSA_BITS} or more")
+    scheme, digest = padding.PKCS1v15(), SHA256()
+
+    def check(signing_input: bytes, signature: bytes) -> bool:
+        return _holds(lambda: key.verify(signature, signing_input, scheme, digest))
+
+    return check
+
+
+def _holds(verify: Callable[[], None]) -> bool:
+    try:
+        verify()
+    except InvalidSignature:
+        return False
+    return True
+
+
+_PUBLIC: Final[dict[str, Callable[[object], Check]]] = {"EdDSA": _ed25519, "ES256": _p256, "RS256": _rsa}

@@ -1,0 +1,15 @@
+"""Listeners from Twisted endpoint strings, with a backlog that a reconnect storm fits into."""
+
+from typing import Any, Final
+
+from twisted.internet.endpoints import serverFromString
+
+BACKLOG: Final = 4096  # Twisted's own default is 50
+
+
+def endpoint(reactor: Any, description: str) -> Any:
+    """The endpoint that `description` names (tcp:, ssl:, unix:, systemd: …). ValueError when it names none."""
+    kind = description.partition(":")[0]
+    if kind in ("tcp", "ssl", "unix") and ":backlog=" not in description:
+        description += f":backlog={BACKLOG}"
+    return serverFromString(reactor, description)

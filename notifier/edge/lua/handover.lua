@@ -1,0 +1,152 @@
+-- handover: one batch of (event, person) pairs into inboxes, then the acks, then the next entries of the stream.
+-- KEYS: lease, stream. ARGV: tag, incarnation, lease ms, group, consumer, publish command, retention ms, cap,
+-- register ms, dead letters kept per reason, dead letters kept ms, window ms, entries wanted, batch (msgpack).
+-- batch: {entries, items}; an entry is {stream id, is it complete with this batch}.
+-- An item: {1, entry, user, mark key, mark, time, id, group, actor, accepted, body}: a row
+--          {2, entry, user, mark key, mark, time, id, group, actor, accepted}: a retraction
+--          {3, entry, reason, detail, source, at, user}: to the dead letters; the raw bytes are argument 14 + at
+-- Returns {status, {{item, error}...}, entries, lost}: status ok | lease | group; error "held" = waits for an earlier one.
+if call('GET', KEYS[1]) ~= ARGV[2] then return {'lease', {}, {}} end
+
+local batch = cmsgpack.unpack(ARGV[14])
+local entries, items = batch[1], batch[2]
+local retention, cap, register_life = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
+local LENGTHS = {11, 10, 7}
+-- Everything is checked before the first write: Lua is not rolled back.
+assert(retention and cap and tonumber(register_life) and tonumber(ARGV[13]), 'handover: bad settings')
+for at, item in ipairs(items) do
+  assert(LENGTHS[item[1]] == #item and entries[item[2]], 'handover: bad item ' .. at)
+  if item[1] == 3 then
+    assert(ARGV[14 + item[6]], 'handover: bad item ' .. at)
+  else
+    assert(type(item[6]) == 'number' and type(item[10]) == 'number', 'handover: bad item ' .. at)
+  end
+end
+call('PEXPIRE', KEYS[1], ARGV[3])
+
+-- (time, id) orders what one actor did; ids that were made from stream ids are compared as numbers.
+local function later(time, id, than_time, than_id)
+  if time ~= than_time then return time > than_time end
+  local ms, n = string.match(id, '^x:(%d+)-(%d+)$')
+  local than_ms, than_n = string.match(than_id, '^x:(%d+)-(%d+)$')
+  if ms and than_ms then
+    if ms ~= than_ms then return tonumber(ms) > tonumber(than_ms) end
+    return tonumber(n) > tonumber(than_n)
+  end
+  return id > than_id
+end
+
+local function group_key(user, group) return 'grp:' .. tag .. ':' .. user .. ':' .. group end
+
+local function register(user, group, actor)
+  local value = call('HGET', group_key(user, group), actor)
+  if not value then return nil, nil end
+  local time, id = string.match(value, '^(%S+) (%S+)')
+  return tonumber(time), id
+end
+
+local function add_row(_, _, user, _, _, time, id, group, actor, accepted, body)
+  local off_time, off_id = register(user, group, actor)
+  if off_time and not later(time, id, off_time, off_id) then return end  -- was taken back, before it came
+  local box, old = open_inbox(user, 'n:' .. id)
+  local line = record(box, tonumber(old), 'n', '0', time, group, id, body)
+  trim_rows(box, cap)
+  save_inbox(box, retention)
+  ring(present(user), box, accepted, line)
+end
+
+-- The live rows of a group that are not later than (time, id): oldest first.
+local function rows_of(box, group, time, id)
+  local found = {}
+  local function look(seq, line)
+    if line and line ~= '' and kind_of(line) == 'n' and seq > box.floor then
+      local row_time, row_group, row_id = parts(line)
+      if row_group == group and not later(row_time, row_id, time, id) then found[#found + 1] = {seq, row_time, row_id} end
+    end
+  end
+  if box.seq - box.floor <= 500 then
+    if box.seq > box.floor then
+      for at, line in ipairs(span(box, box.floor + 1, box.seq)) do look(box.floor + at, line) end
+    end
+  else
+    local all = call('HGETALL', box.key)
+    for at = 1, #all, 2 do
+      local seq = tonumber(all[at])
+      if seq then look(seq, all[at + 1]) end
+    end
+    table.sort(found, function(a, b) return a[1] < b[1] end)
+  end
+  return found
+end
+
+local function retract(_, _, user, _, _, time, id, group, actor, accepted)
+  local off_time, off_id = register(user, group, actor)
+  if off_time and not later(time, id, off_time, off_id) then return end
+  local box = load_inbox(user)
+  local rows = box and rows_of(box, group, time, id) or {}
+  if #rows > 0 then
+    arrive(box)
+    local here = present(user)
+    for _, row in ipairs(rows) do
+      local line = record(box, row[1], 't', '0', row[2], group, row[3], '')
+      trim_tombs(box, cap)
+      save_inbox(box, retention)
+      ring(here, box, accepted, line)
+    end
+  end
+  call('HSET', group_key(user, group), actor, int(time) .. ' ' .. id .. ' 0')
+  call('PEXPIRE', group_key(user, group), register_life)
+end
+
+local function bury(_, entry, reason, detail, source, raw, user)
+  local key = 'dead:' .. tag .. ':' .. reason
+  call('XADD', key, 'MAXLEN', '~', ARGV[10], '*', 'v', '1', 'reason', reason, 'detail', detail, 'source', source,
+       'entry', entries[entry][1], 'to', user, 'raw', ARGV[14 + raw])
+  call('XTRIM', key, 'MINID', '~', int(now - tonumber(ARGV[11])))
+end
+
+-- A row, its bells, then its register, then its mark last: an error in between leaves what a repeat completes.
+local MOVES = {add_row, retract, bury}
+local function apply(item)
+  if item[1] == 3 then return bury(unpack(item)) end
+  if call('SISMEMBER', item[4], item[5]) == 1 then return 'duplicate' end
+  MOVES[item[1]](unpack(item))
+  call('SADD', item[4], item[5])
+end
+
+local failures, failed, held, duplicates = {}, {}, {}, 0
+for at, item in ipairs(items) do
+  local user = item[1] ~= 3 and item[3]
+  if user and held[user] then
+    failed[item[2]] = true
+    failures[#failures + 1] = {at, 'held'}
+  else
+    local ok, result = pcall(apply, item)
+    if not ok then
+      failed[item[2]] = true
+      if user then held[user] = true end
+      failures[#failures + 1] = {at, type(result) == 'table' and result.err or tostring(result)}
+    elseif result == 'duplicate' then
+      duplicates = duplicates + 1
+    end
+  end
+end
+publish(ARGV[6])
+
+-- XDEL only what XACK found: an entry whose read was rolled back with Redis comes again.
+local gone = {}
+for at, entry in ipairs(entries) do
+  if entry[2] and not failed[at] and call('XACK', KEYS[2], ARGV[4], entry[1]) == 1 then gone[#gone + 1] = entry[1] end
+end
+if #gone > 0 then call('XDEL', KEYS[2], unpack(gone)) end
+
+local status, fresh = 'ok', {}
+if ARGV[13] ~= '0' then
+  local read = redis.pcall('XREADGROUP', 'GROUP', ARGV[4], ARGV[5], 'COUNT', ARGV[13], 'STREAMS', KEYS[2], '>')
+  if type(read) == 'table' and read.err then
+    if string.find(read.err, 'NOGROUP', 1, true) then status = 'group' else return redis.error_reply(read.err) end
+  elseif read then
+    fresh = read[1][2]
+  end
+end
+return {status, failures, fresh, duplicates}

@@ -1,0 +1,3 @@
+-- leave: people whose last socket on this process has closed. ARGV: tag, incarnation, user...
+for at = 3, #ARGV do redis.call('SREM', 'on:' .. ARGV[1] .. ':' .. ARGV[at], ARGV[2]) end
+return #ARGV - 2

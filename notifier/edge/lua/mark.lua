@@ -1,0 +1,124 @@
+-- mark: what people and their clients have received, seen, read, deleted. ARGV: tag, publish command, retention ms, cap,
+-- marks (msgpack): {user, kind, birth, run, seq, {ids}}; kind ack | seen | read | delete; birth "" = no place was given.
+-- Returns one {changed, error or ""} per mark. A mark takes a seq only if it changes a live row.
+local retention, cap = tonumber(ARGV[3]), tonumber(ARGV[4])
+local marks = cmsgpack.unpack(ARGV[5])
+-- ids of the two records that move; no event id can have this form
+local SEEN, READ = '\1seen', '\1read'
+local KINDS = {ack = true, seen = true, read = true, delete = true}
+for at, mark in ipairs(marks) do
+  assert(#mark == 6 and KINDS[mark[2]] and type(mark[5]) == 'number', 'mark: bad mark ' .. at)
+end
+
+-- A seq means something only under the run in which it was given; none counts beyond what exists.
+local function clamp(box, birth, at_run, seq)
+  if tonumber(birth) ~= box.birth then return 0 end
+  if at_run == box.run then return math.min(seq, box.seq) end
+  if at_run == box.prun then return math.min(seq, box.from) end
+  return 0
+end
+
+local function rows(box, first, last)  -- live rows first..last: {seq, record}, ascending
+  local found = {}
+  first, last = math.max(first, box.floor + 1), math.min(last, box.base)
+  if first > last then return found end
+  if last - first < 500 then
+    for at, line in ipairs(span(box, first, last)) do
+      if line and kind_of(line) == 'n' then found[#found + 1] = {first + at - 1, line} end
+    end
+    return found
+  end
+  local flat = call('HGETALL', box.key)
+  for at = 1, #flat, 2 do
+    local seq = tonumber(flat[at])
+    if seq and seq >= first and seq <= last and kind_of(flat[at + 1]) == 'n' then found[#found + 1] = {seq, flat[at + 1]} end
+  end
+  table.sort(found, function(a, b) return a[1] < b[1] end)
+  return found
+end
+
+local function seen(box, upto)
+  local changed = upto > box.seen and #rows(box, box.seen + 1, upto) > 0
+  if upto > box.seen then
+    box.seen = upto
+    put(box, 'seen', int(upto))
+  end
+  if changed then
+    local old = tonumber(call('HGET', box.key, 'n:' .. SEEN) or nil)
+    return record(box, old, 's', '0', now, '-', SEEN, int(upto))
+  end
+end
+
+-- The read record always holds every live row that is read, so that the newest one alone is enough.
+local function read(box, wanted)
+  local ids, changed = {}, false
+  for _, row in ipairs(rows(box, 1, box.base)) do
+    local seq, line = row[1], row[2]
+    local _, _, id = parts(line)
+    if not is_read(line) and wanted(seq, id) then
+      put(box, int(seq), string.sub(line, 1, 2) .. '1' .. string.sub(line, 4))
+      box.unread, changed = box.unread - 1, true
+      ids[#ids + 1] = id
+    elseif is_read(line) then
+      ids[#ids + 1] = id
+    end
+  end
+  if changed then
+    local old = tonumber(call('HGET', box.key, 'n:' .. READ) or nil)
+    return record(box, old, 'r', '0', now, '-', READ, table.concat(ids, ' '))
+  end
+end
+
+local function delete(box, id)
+  local old = tonumber(call('HGET', box.key, 'n:' .. id) or nil)
+  local line = old and old > box.floor and call('HGET', box.key, int(old))
+  if not line or kind_of(line) ~= 'n' then return nil end
+  local time, group = parts(line)
+  return record(box, old, 'x', '0', time, group, id, '')
+end
+
+local function finish(box, line)
+  save_inbox(box, retention)
+  if line then ring(present(box.user), box, now, line) end
+  return line and 1 or 0
+end
+
+local function apply(user, kind, birth, at_run, seq, ids)
+  local box = load_inbox(user)
+  if not box then return 0 end
+  arrive(box)
+  local upto = birth == '' and 0 or clamp(box, birth, at_run, seq)
+  if kind == 'ack' then
+    if upto <= box.ack then return 0 end
+    box.ack = upto
+    put(box, 'ack', int(upto))
+    return finish(box)
+  elseif kind == 'seen' then
+    if upto <= box.seen then return 0 end
+    return finish(box, seen(box, upto))
+  elseif kind == 'read' then
+    local named = {}
+    for _, id in ipairs(ids) do named[id] = true end
+    local line = read(box, function(at, id) return named[id] or at <= upto end)
+    return line and finish(box, line) or 0
+  end
+  local changed = 0
+  for _, id in ipairs(ids) do
+    local line = delete(box, id)
+    if line then
+      trim_tombs(box, cap)
+      changed = changed + finish(box, line)
+    end
+  end
+  return changed
+end
+
+local results = {}
+for at, mark in ipairs(marks) do
+  local ok, result = pcall(apply, unpack(mark))
+  if ok then results[at] = {result, ''} else
+    results[at] = {0, type(result) == 'table' and result.err or tostring(result)}
+  end
+end
+publish(ARGV[2])
+return results

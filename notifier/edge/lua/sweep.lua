@@ -1,0 +1,30 @@
+-- sweep: idempotency marks of an hour go when no entry that could repeat it is left. KEYS: lease, stream.
+-- ARGV: tag, incarnation, window ms, buckets an hour, sets removed a call at most.
+-- A set of hour h is needed until the oldest entry left was accepted after the end of h + window: no TTL could know.
+-- Returns {1 when there is more to do, sets removed}, or {-1, 0} when the lease is another's.
+if redis.call('GET', KEYS[1]) ~= ARGV[2] then return {-1, 0} end
+local HOUR = 3600000
+local clock = redis.call('TIME')
+local oldest = clock[1] * 1000
+local first = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
+if first then oldest = math.min(oldest, tonumber(string.match(first[1], '^%d+'))) end
+local limit = math.ceil((oldest - tonumber(ARGV[3])) / HOUR - 1) - 1   -- the last hour that may go
+local key, buckets, left = 'swept:' .. ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[5])
+local at = redis.call('GET', key)
+local hour, bucket = limit, buckets
+if at then
+  hour, bucket = string.match(at, '^(%d+) (%d+)$')
+  hour, bucket = tonumber(hour), tonumber(bucket)
+end
+local removed = 0
+while left > 0 and (hour < limit or bucket < buckets) do
+  if bucket >= buckets then hour, bucket = hour + 1, 0 end
+  local names = {}
+  while bucket < buckets and left > 0 and #names < 500 do
+    names[#names + 1] = string.format('seen:%s:%.0f:%.0f', ARGV[1], hour, bucket)
+    bucket, left = bucket + 1, left - 1
+  end
+  removed = removed + redis.call('UNLINK', unpack(names))
+end
+redis.call('SET', key, string.format('%.0f %.0f', hour, bucket))
+return {(hour < limit or bucket < buckets) and 1 or 0, removed}

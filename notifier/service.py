@@ -1,0 +1,351 @@
+"""The house: builds every part in order, and stops it in reverse, draining."""
+
+import gc
+import secrets
+
+import sys
+from collections.abc import Awaitable, Callable
+from os import environ
+from pathlib import Path
+from typing import Any, Final
+
+from twisted.application.service import IService, Service
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import ILogObserver, Logger
+from twisted.python import usage
+from zope.interface import implementer
+
+from notifier.config import Config, ConfigError, load
+from notifier.core import intake, keys
+from notifier.core.backlog import Backlog
+from notifier.core.intake import Intake
+from notifier.core.tokens import REASONS as TOKEN_REASONS
+from notifier.core.tokens import Verifier
+from notifier.edge import keyring, logs
+from notifier.edge.admin import admin_site
+from notifier.edge.api import api_site
+from notifier.edge.bus import RedisBus
+from notifier.edge.hub import Hub
+from notifier.edge.listen import endpoint
+from notifier.edge.loop import Loop, Minder, Slot
+from notifier.edge.notify import Systemd
+from notifier.edge.redis import Address, Connection, ReplyError, Subscription
+from notifier.edge.store import RedisInbox, RedisLog, RedisShards, Rules, Scripts, buckets
+from notifier.edge.websocket import Gateway
+from notifier.metrics import Metrics
+from notifier.pipeline import Fanout, Router
+from notifier.ports import Unavailable
+
+log = Logger()
+
+HANDSHAKE_REJECTS: Final = (
+    "path", "too_large", "full", "draining", "unauthenticated", "per_address", "address_rate",
+)  # fmt: skip
+SETUP_VERSION: Final = 1
+RETRY: Final = 1.0
+STARTED: Final = "notifier is ready"
+
+
+class Options(usage.Options):
+    """`twistd notifier` takes one option; every setting is in the file (docs/configuration.md)."""
+
+    synopsis = "[--config FILE]"
+    longdesc = (
+        "Real-time notification server: events from Redis to people's WebSockets. Without --config every setting has "
+        "its default; NOTIFIER_SECTION__NAME in the environment overrides a setting. "
+        "`notifier config default` prints a commented configuration, `notifier config check FILE` looks one over."
+    )
+    optParameters = [["config", "c", None, "The configuration, a TOML file."]]  # noqa: RUF012
+
+
+def makeService(options: Options) -> IService:
+    """The service that twistd runs. A fault in the configuration ends the start with the list of faults."""
+    path = options["config"]
+    try:
+        config = load(Path(path) if path else None, environ)
+        return House(config)
+    except (ConfigError, keyring.KeyringError, OSError, ValueError) as error:
+        raise usage.UsageError(str(error)) from error
+
+
+class SetupDiffers(Exception):
+    """What this process was told differs from what is stored; going on would look for people in wrong places."""
+
+
+@implementer(IService)
+class House(Service):  # type: ignore[misc]
+    """All parts of one process, wired. `reactor`: Twisted's, given by tests."""
+
+    def __init__(self, config: Config, reactor: Any = None) -> None:
+        if reactor is None:
+            from twisted.internet import reactor as default  # late: importing it installs it
+
+            reactor = default
+        self.reactor, self.config = reactor, config
+        self.incarnation = secrets.token_hex(8)
+        self.state = "starting"
+        self.systemd = Systemd()
+        self.metrics = Metrics(
+            {
+                "dead_letters": (*intake.REASONS, "no_event", "handover"),
+                "auth_failures": (*TOKEN_REASONS, "scope"),
+                "handshake_rejects": HANDSHAKE_REJECTS,
+            }
+        )
+        self._ports: dict[str, Any] = {}
+        self._starting: Deferred[None] | None = None
+        self._build()
+
+    # -- building
+
+    def _build(self) -> None:
+        config, metrics = self.config, self.metrics
+        redis = config.redis
+        address = Address.parse(redis.url, redis.username, redis.password_file, redis.ca_file)
+        limits = (redis.timeout_seconds, redis.connect_seconds)
+        self.calls = Connection(self.reactor, address, "commands", metrics, _report, *limits)
+        self.reads = Connection(self.reactor, address, "reader", metrics, _report, *limits)
+        self.doorbell = Connection(self.reactor, address, "doorbell", metrics, _report, *limits)
+        self.subscription = Subscription(self.reactor, address, "bell", metrics, _report, *limits)
+        self.rules = Rules(
+            shards=redis.shards,
+            buckets=buckets(config.events.rate, redis.shards),
+            window=config.events.window_hours * 3_600_000,
+            retention=config.inbox.retention_days * 86_400_000,
+            cap=config.inbox.cap,
+            letters=config.dead_letters.per_reason,
+            letters_age=config.dead_letters.days * 86_400_000,
+            lease=int(config.fanout.lease_seconds * 1000),
+        )
+        self.scripts = Scripts()
+        self.slot = Slot(self.reactor, self.calls, config.name, self.incarnation)
+        self.bus = RedisBus(self.subscription, redis.shards, self.incarnation, metrics)
+        self.inbox = RedisInbox(self.calls, self.scripts, self.rules, self.incarnation)
+        self.loops = self._build_loops()
+        self.minder = Minder(self.reactor, self.calls, self.loops, metrics, config.events.backlog_limit)
+        self._build_gateway()
+
+    def _build_gateway(self) -> None:
+        config, metrics, tokens = self.config, self.metrics, self.config.tokens
+        found = keyring.load([(key.kid, key.algorithm, key.file) for key in tokens.keys], tokens.jwks_file)
+        self.verifier = Verifier(
+            found, tokens.audience, tokens.issuer, tokens.max_life_hours * 3600, int(tokens.leeway_seconds)
+        )
+        if not found:
+            log.warn("no token keys are configured (tokens.keys, tokens.jwks_file): nobody can authenticate")
+        self.hub = Hub(
+            self.reactor, self.inbox, self.bus, metrics, config.redis.shards,
+            page=config.inbox.page, per_user=config.limits.per_user,
+            refresh_seconds=config.websocket.refresh_seconds, spread_seconds=config.websocket.resync_spread_seconds,
+        )  # fmt: skip
+        self.gateway = Gateway(
+            self.reactor, self.hub, self.verifier, config.websocket, config.limits, metrics, int(tokens.leeway_seconds)
+        )
+        metrics.watch("connections", lambda: len(self.gateway.open))
+        metrics.watch("sessions", lambda: self.hub.count)
+        self.parts: dict[str, Callable[[], tuple[bool, str]]] = {
+            "state": lambda: (self.state == "ready", self.state),
+            "redis": lambda: (self.calls.up and self.reads.up, self.calls.fault or self.reads.fault or "connected"),
+            "bell": lambda: (
+                len(self.bus.heard) == config.redis.shards,
+                self.subscription.fault or f"{len(self.bus.heard)} of {config.redis.shards} shards heard",
+            ),
+            "readers": self._readers,
+            "listeners": lambda: (len(self._ports) == 3, ", ".join(self._ports) or "none"),
+        }
+
+    def _build_loops(self) -> list[Loop]:
+        config, shards = self.config, self.config.redis.shards
+        loops = []
+        if shards > 1:
+            log_ = self._log(keys.FRONT_DOOR, keys.FRONT_TAG, self._wait_at_door)
+            router = Router(
+                log_, RedisShards(self.reads, self.rules), shards, self._intake(), self.metrics,
+                self.reactor.seconds, _report, config.fanout.claim_seconds,
+            )  # fmt: skip
+            loops.append(Loop(self.reactor, router, "router", config.fanout.poll_ms / 1000))
+        for shard in range(shards):
+            wait = self._wait_at_door if shards == 1 else self._wait_for_router(shard)
+            tagged = keys.tag(shard)
+            fanout = Fanout(
+                self._log(keys.events(shard, shards), tagged, wait),
+                Backlog(
+                    self._intake(), tagged, self.rules.buckets, config.fanout.batch, config.fanout.batch_bytes,
+                    config.fanout.tries,
+                ),
+                self.metrics, self.reactor.seconds, _report, config.fanout.claim_seconds,
+            )  # fmt: skip
+            loops.append(Loop(self.reactor, fanout, f"shard {shard}", config.fanout.poll_ms / 1000))
+        return loops
+
+    def _log(self, stream: str, tagged: str, wait: Callable[[str, str, float], Awaitable[None]]) -> RedisLog:
+        return RedisLog(
+            self.reads, self.scripts, self.rules, stream, tagged, self.incarnation, lambda: self.slot.name, wait
+        )
+
+    def _intake(self) -> Intake:
+        events = self.config.events
+        return Intake(
+            events.types, self.rules.window, int(events.future_seconds * 1000), events.max_bytes, events.max_recipients
+        )
+
+    async def _wait_at_door(self, stream: str, last: str, seconds: float) -> None:
+        """A producer only appends, so the wake-up is a blocked read that takes nothing: it costs no poll."""
+        try:
+            await self.doorbell.call("XREAD", "COUNT", 1, "BLOCK", int(seconds * 1000), "STREAMS", stream, last)
+        except (Unavailable, ReplyError):
+            await deferLater(self.reactor, seconds, _nothing)
+
+    def _wait_for_router(self, shard: int) -> Callable[[str, str, float], Awaitable[None]]:
+        async def wait(stream: str, last: str, seconds: float) -> None:
+            woken: Deferred[None] = deferLater(self.reactor, seconds, _nothing)
+            self.bus.sleep(shard, lambda: woken.cancel())
+            try:
+                await woken
+            except Exception:  # noqa: S110  cancelled: there is something to read
+                pass
+
+        return wait
+
+    def _readers(self) -> tuple[bool, str]:
+        """Every stream is read, by us or by another process of the same name."""
+        stuck = [loop.name for loop in self.loops if loop.fault]
+        late = [loop.name for loop in self.loops if self.reactor.seconds() - loop.beat > 10]
+        if stuck or late:
+            faults = [f"{loop.name}: {loop.fault}" for loop in self.loops if loop.fault]
+            return False, "; ".join(faults) or f"no progress for 10 s: {', '.join(late)}"
+        mine = sum(loop.steps.owned for loop in self.loops)
+        return True, f"{mine} of {len(self.loops)} streams are read here, others by other processes"
+
+    # -- Twisted's service interface
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Under twistd the parent is the application: our lines take the place of its text log."""
+        settings = self.config.log
+        parent.setComponent(ILogObserver, logs.observer(sys.stdout, settings.level, settings.format))
+        super().setServiceParent(parent)
+
+    def startService(self) -> None:
+        super().startService()
+        self._starting = Deferred.fromCoroutine(self._start())
+        self._starting.addErrback(self._cannot_start)
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    def _cannot_start(self, failure: Any) -> None:
+        if self.state == "stopping":
+            return
+        if failure.check(SetupDiffers, OSError):
+            log.critical("cannot start: {error}", error=failure.getErrorMessage())
+        else:
+            log.failure("cannot start", failure)
+        self.reactor.exitStatus = 1
+        if self.reactor.running:
+            self.reactor.fireSystemEvent("shutdown")
+
+    async def _start(self) -> None:
+        for connection in (self.calls, self.reads, self.doorbell, self.subscription):
+            connection.start()
+        # What can be said without Redis is said at once: health, metrics and an honest 503.
+        await self._listen("admin", self.config.admin.listen, admin_site(self.metrics.render, self.parts))
+        await self._settle_in()
+        self.hub.start()
+        self.gateway.start()
+        for loop in self.loops:
+            loop.start()
+        self.minder.start()
+        await self._listen("websocket", self.config.websocket.listen, self.gateway)
+        await self._listen("api", self.config.api.listen, api_site(self.reactor, self.inbox, self.verifier, self.config, self.metrics))
+        # What exists now stays: the collector need not walk it again, and need not come as often.
+        gc.freeze()
+        gc.set_threshold(50_000, 50, 100)
+        self.state = "ready"
+        self.systemd.ready(f"{len(self.loops)} streams")
+        log.info(STARTED, websocket=self.port("websocket"), api=self.port("api"), admin=self.port("admin"))
+
+    def port(self, name: str) -> int | None:
+        """The TCP port that a listener got."""
+        return getattr(self._ports[name].getHost(), "port", None)
+
+    async def _listen(self, name: str, description: str, factory: Any) -> None:
+        try:
+            self._ports[name] = await endpoint(self.reactor, description).listen(factory)
+        except Exception as error:
+            raise OSError(f"{name}.listen {description!r}: {error}") from error
+
+    async def _settle_in(self) -> None:
+        """Wait for Redis, however long it takes; compare what is stored with what we were told."""
+        while True:
+            try:
+                await self.calls.ready()
+                await self._check_setup()
+                await self.slot.take()
+                await self.inbox.refresh([])
+                return
+            except (Unavailable, ReplyError) as error:
+                log.warn("waiting for Redis at {address}: {error}", address=str(self.calls.address), error=str(error))
+                await deferLater(self.reactor, RETRY, _nothing)
+
+    async def _check_setup(self) -> None:
+        wanted = {"version": SETUP_VERSION, "shards": self.rules.shards, "buckets": self.rules.buckets}
+        for name, value in wanted.items():
+            await self.calls.call("HSETNX", keys.SETUP, name, value)
+        flat = await self.calls.call("HGETALL", keys.SETUP)
+        stored = {flat[at].decode(): int(flat[at + 1]) for at in range(0, len(flat), 2)}
+        for name, setting in (("version", "this version"), ("shards", "redis.shards"), ("buckets", "events.rate")):
+            if stored[name] != wanted[name]:
+                raise SetupDiffers(
+                    f"{keys.SETUP} in Redis was set up with {name} = {stored[name]}, {setting} asks for {wanted[name]}. "
+                    f"It is fixed at set-up: use the stored value, or an empty Redis database."
+                )
+
+    async def _stop(self) -> None:
+        """New connections first, then those there are, then the streams; the leases are given back last."""
+        was_ready, self.state = self.state == "ready", "stopping"
+        self.systemd.stopping("draining")
+        if self._starting is not None:
+            self._starting.cancel()
+        for name in ("websocket", "api"):
+            if name in self._ports:
+                await self._ports[name].stopListening()
+        if was_ready:
+            await self._drain()
+            for loop in self.loops:
+                await loop.stop()
+        self.minder.stop()
+        self.gateway.stop()
+        self.hub.stop()
+        try:
+            await self.slot.give()
+        except (Unavailable, ReplyError):
+            log.info("slot not given back, it will expire")
+        if "admin" in self._ports:
+            await self._ports["admin"].stopListening()
+        for connection in (self.subscription, self.doorbell, self.reads, self.calls):
+            await connection.stop()
+        log.info("notifier has stopped")
+
+    async def _drain(self) -> None:
+        drain = self.config.drain
+        self.gateway.drain(drain.seconds)
+        until = self.reactor.seconds() + drain.timeout_seconds
+        while self.gateway.open and self.reactor.seconds() < until:
+            await deferLater(self.reactor, 0.05, _nothing)
+        for connection in list(self.gateway.open):
+            connection.transport.abortConnection()
+        # marks that were made in the last moment
+        await deferLater(self.reactor, 0.05, _nothing)
+
+
+def _nothing() -> None:
+    return None
+
+
+def _report(line: str) -> None:
+    log.warn("{line}", line=line)
+
+
+__all__ = ["House", "Options", "SetupDiffers", "makeService"]

@@ -1,0 +1,1 @@
+"""The tests; a package, so that `from tests.servers import Valkey` is never somebody else's `tests`."""
