@@ -260,6 +260,11 @@ def start_redis(*settings: str) -> tuple[Process, int]:
     return process, port
 
 
+def cpu_ns(pid: int) -> int:
+    """CPU that all threads of a process have used, as the kernel's scheduler counts it; 0 if it is gone."""
+    return sum(int(file.read_text().split()[0]) for file in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+
+
 # ---- variants ---------------------------------------------------------------------------------------------
 
 
@@ -469,7 +474,9 @@ def machine() -> str:
 
 def command() -> str:
     """The command line that made this table."""
-    return shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+    spec = sys.modules["__main__"].__spec__
+    program = ["-m", spec.name.removesuffix(".__main__")] if spec else [os.path.relpath(sys.argv[0])]
+    return shlex.join(["python", *program, *sys.argv[1:]])
 
 
 # ---- the floor, measured ----------------------------------------------------------------------------------

@@ -25,7 +25,9 @@ class Reader:
     of the stream survives kills and pauses.
     """
 
-    def __init__(self, log: EventLog, metrics: Metrics, clock: Clock, report: Report, claim_seconds: float) -> None:
+    def __init__(
+        self, log: EventLog, metrics: Metrics, clock: Clock, report: Report, claim_seconds: float
+    ) -> None:
         self.log, self.metrics, self.clock, self.report = log, metrics, clock, report
         self.owned = False
         self._claim_every = claim_seconds
@@ -59,7 +61,9 @@ class Reader:
             self.report("lease lost: another process reads this stream now")
             self.metrics.lease_changes += 1
         except GroupLost:
-            self.report("consumer group was gone: made again at 0, everything left in the stream comes once more")
+            self.report(
+                "consumer group was gone: made again at 0, everything left in the stream comes once more"
+            )
             self.metrics.group_recreated += 1
             await self.log.create()
         self.drop()
@@ -91,7 +95,9 @@ class Reader:
             claimed: Claimed = await self.log.claim(idle_ms, after)
             if claimed.lost:
                 self.metrics.entries_lost += len(claimed.lost)
-                self.report(f"{len(claimed.lost)} entries were deleted from the stream before they were handled")
+                self.report(
+                    f"{len(claimed.lost)} entries were deleted from the stream before they were handled"
+                )
             self.add(tuple(entry for entry in claimed.entries if not self.holds(entry.id)))
             after, first = claimed.after, False
         self._claim_at = self.clock() + self._claim_every
@@ -101,7 +107,13 @@ class Fanout(Reader):
     """A shard's events into inboxes. While the server works on one batch, the next is decoded and packed here."""
 
     def __init__(
-        self, log: EventLog, backlog: Backlog, metrics: Metrics, clock: Clock, report: Report, claim_seconds: float
+        self,
+        log: EventLog,
+        backlog: Backlog,
+        metrics: Metrics,
+        clock: Clock,
+        report: Report,
+        claim_seconds: float,
     ) -> None:
         super().__init__(log, metrics, clock, report, claim_seconds)
         self.backlog = backlog
@@ -208,7 +220,8 @@ class Router(Reader):
             people.setdefault(shard_of(user, self.count), []).append(user)
         for shard, users in people.items():
             for at in range(0, len(users), CHUNK):
-                chunks.append(Routed(shard, entry.id, tuple(users[at : at + CHUNK]), entry.event))
+                chunk = Routed(shard, entry.id, tuple(users[at : at + CHUNK]), entry.event)
+                chunks.append(chunk)
 
 
 NO_EVENT: Final = "the entry has no field `event`"

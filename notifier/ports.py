@@ -29,7 +29,7 @@ class Unavailable(Exception):
 
 
 class Claimed(Struct, frozen=True):
-    """Pending entries taken over, in id order; `lost`: ids deleted while pending, an alarm; `after`: "" = that is all."""
+    """Pending entries taken over, in id order; `lost`: ids deleted while pending; `after`: "" = that is all."""
 
     entries: tuple[Entry, ...]
     lost: tuple[str, ...]
@@ -37,7 +37,7 @@ class Claimed(Struct, frozen=True):
 
 
 class Handed(Struct, frozen=True):
-    """What became of a batch: (index from 1, error) of the pairs that failed, how many were repeats, and what comes next."""
+    """What became of a batch: (index from 1, error) of the pairs that failed, repeats, and the entries read next."""
 
     failures: tuple[tuple[int, str], ...]
     entries: tuple[Entry, ...]

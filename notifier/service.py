@@ -1,20 +1,21 @@
 """The house: builds every part in order, and stops it in reverse, draining."""
 
+# mypy: allow-untyped-calls
+# (twisted.application has no annotations)
+
 import gc
 import secrets
-
 import sys
 from collections.abc import Awaitable, Callable
 from os import environ
 from pathlib import Path
 from typing import Any, Final
 
-from twisted.application.service import IService, Service
-from twisted.internet.defer import Deferred
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
-from zope.interface import implementer
 
 from notifier.config import Config, ConfigError, load
 from notifier.core import intake, keys
@@ -59,7 +60,7 @@ class Options(usage.Options):
     optParameters = [["config", "c", None, "The configuration, a TOML file."]]  # noqa: RUF012
 
 
-def makeService(options: Options) -> IService:
+def makeService(options: Options) -> Service:
     """The service that twistd runs. A fault in the configuration ends the start with the list of faults."""
     path = options["config"]
     try:
@@ -73,8 +74,7 @@ class SetupDiffers(Exception):
     """What this process was told differs from what is stored; going on would look for people in wrong places."""
 
 
-@implementer(IService)
-class House(Service):  # type: ignore[misc]
+class House(Service):
     """All parts of one process, wired. `reactor`: Twisted's, given by tests."""
 
     def __init__(self, config: Config, reactor: Any = None) -> None:
@@ -140,13 +140,22 @@ class House(Service):  # type: ignore[misc]
             refresh_seconds=config.websocket.refresh_seconds, spread_seconds=config.websocket.resync_spread_seconds,
         )  # fmt: skip
         self.gateway = Gateway(
-            self.reactor, self.hub, self.verifier, config.websocket, config.limits, metrics, int(tokens.leeway_seconds)
+            self.reactor,
+            self.hub,
+            self.verifier,
+            config.websocket,
+            config.limits,
+            metrics,
+            int(tokens.leeway_seconds),
         )
         metrics.watch("connections", lambda: len(self.gateway.open))
         metrics.watch("sessions", lambda: self.hub.count)
         self.parts: dict[str, Callable[[], tuple[bool, str]]] = {
             "state": lambda: (self.state == "ready", self.state),
-            "redis": lambda: (self.calls.up and self.reads.up, self.calls.fault or self.reads.fault or "connected"),
+            "redis": lambda: (
+                self.calls.up and self.reads.up,
+                self.calls.fault or self.reads.fault or "connected",
+            ),
             "bell": lambda: (
                 len(self.bus.heard) == config.redis.shards,
                 self.subscription.fault or f"{len(self.bus.heard)} of {config.redis.shards} shards heard",
@@ -181,19 +190,32 @@ class House(Service):  # type: ignore[misc]
 
     def _log(self, stream: str, tagged: str, wait: Callable[[str, str, float], Awaitable[None]]) -> RedisLog:
         return RedisLog(
-            self.reads, self.scripts, self.rules, stream, tagged, self.incarnation, lambda: self.slot.name, wait
+            self.reads,
+            self.scripts,
+            self.rules,
+            stream,
+            tagged,
+            self.incarnation,
+            lambda: self.slot.name,
+            wait,
         )
 
     def _intake(self) -> Intake:
         events = self.config.events
         return Intake(
-            events.types, self.rules.window, int(events.future_seconds * 1000), events.max_bytes, events.max_recipients
+            events.types,
+            self.rules.window,
+            int(events.future_seconds * 1000),
+            events.max_bytes,
+            events.max_recipients,
         )
 
     async def _wait_at_door(self, stream: str, last: str, seconds: float) -> None:
         """A producer only appends, so the wake-up is a blocked read that takes nothing: it costs no poll."""
         try:
-            await self.doorbell.call("XREAD", "COUNT", 1, "BLOCK", int(seconds * 1000), "STREAMS", stream, last)
+            await self.doorbell.call(
+                "XREAD", "COUNT", 1, "BLOCK", int(seconds * 1000), "STREAMS", stream, last
+            )
         except (Unavailable, ReplyError):
             await deferLater(self.reactor, seconds, _nothing)
 
@@ -203,8 +225,8 @@ class House(Service):  # type: ignore[misc]
             self.bus.sleep(shard, lambda: woken.cancel())
             try:
                 await woken
-            except Exception:  # noqa: S110  cancelled: there is something to read
-                pass
+            except CancelledError:
+                pass  # woken: there is something to read
 
         return wait
 
@@ -258,7 +280,11 @@ class House(Service):  # type: ignore[misc]
             loop.start()
         self.minder.start()
         await self._listen("websocket", self.config.websocket.listen, self.gateway)
-        await self._listen("api", self.config.api.listen, api_site(self.reactor, self.inbox, self.verifier, self.config, self.metrics))
+        await self._listen(
+            "api",
+            self.config.api.listen,
+            api_site(self.reactor, self.inbox, self.verifier, self.config, self.metrics),
+        )
         # What exists now stays: the collector need not walk it again, and need not come as often.
         gc.freeze()
         gc.set_threshold(50_000, 50, 100)
@@ -286,7 +312,11 @@ class House(Service):  # type: ignore[misc]
                 await self.inbox.refresh([])
                 return
             except (Unavailable, ReplyError) as error:
-                log.warn("waiting for Redis at {address}: {error}", address=str(self.calls.address), error=str(error))
+                log.warn(
+                    "waiting for Redis at {address}: {error}",
+                    address=str(self.calls.address),
+                    error=str(error),
+                )
                 await deferLater(self.reactor, RETRY, _nothing)
 
     async def _check_setup(self) -> None:
@@ -295,11 +325,15 @@ class House(Service):  # type: ignore[misc]
             await self.calls.call("HSETNX", keys.SETUP, name, value)
         flat = await self.calls.call("HGETALL", keys.SETUP)
         stored = {flat[at].decode(): int(flat[at + 1]) for at in range(0, len(flat), 2)}
-        for name, setting in (("version", "this version"), ("shards", "redis.shards"), ("buckets", "events.rate")):
+        for name, setting in (
+            ("version", "this version"),
+            ("shards", "redis.shards"),
+            ("buckets", "events.rate"),
+        ):
             if stored[name] != wanted[name]:
                 raise SetupDiffers(
-                    f"{keys.SETUP} in Redis was set up with {name} = {stored[name]}, {setting} asks for {wanted[name]}. "
-                    f"It is fixed at set-up: use the stored value, or an empty Redis database."
+                    f"{keys.SETUP} in Redis was set up with {name} = {stored[name]}, {setting} asks for "
+                    f"{wanted[name]}. It is fixed at set-up: use the stored value, or an empty Redis database."
                 )
 
     async def _stop(self) -> None:

@@ -37,12 +37,13 @@ class Entry(Struct, frozen=True, gc=False):
 
 
 class _Held:
-    """An entry that is not acknowledged yet; `left`: pairs not yet done."""
+    """An entry that is not acknowledged yet; `left`: pairs not yet done, `unsent`: pairs that are in no batch."""
 
-    __slots__ = ("id", "left", "raw")
+    __slots__ = ("id", "left", "raw", "unsent")
 
     def __init__(self, entry: str, raw: bytes) -> None:
-        self.id, self.raw, self.left = entry, raw, 0
+        self.id, self.raw = entry, raw
+        self.left = self.unsent = 0
 
 
 class _Pair:
@@ -50,7 +51,9 @@ class _Pair:
 
     __slots__ = ("entry", "item", "raw", "size", "tries", "user")
 
-    def __init__(self, entry: _Held, user: str, item: list[object], size: int, raw: bytes | None = None) -> None:
+    def __init__(
+        self, entry: _Held, user: str, item: list[object], size: int, raw: bytes | None = None
+    ) -> None:
         self.entry, self.user, self.item, self.size, self.raw, self.tries = entry, user, item, size, raw, 0
 
     @property
@@ -73,10 +76,9 @@ class Batch:
         return len(self.pairs)
 
     def _encode(self) -> bytes:
-        counts: dict[_Held, int] = {}
-        for pair in self.pairs:
-            counts[pair.entry] = counts.get(pair.entry, 0) + 1
-        index = {entry: at for at, entry in enumerate((*counts, *self.whole), 1)}
+        index: dict[_Held, int] = {}
+        for entry in (*(pair.entry for pair in self.pairs), *self.whole):
+            index.setdefault(entry, len(index) + 1)
         items = []
         for pair in self.pairs:
             item = pair.item
@@ -85,9 +87,9 @@ class Batch:
                 self.raws.append(pair.raw)
                 item[5] = len(self.raws)
             items.append(item)
-        entries = [[entry.id, count == entry.left] for entry, count in counts.items()]
-        entries += [[entry.id, True] for entry in self.whole]
-        return _encode([entries, items])
+        # An entry may be acknowledged with the batch that holds its last pair. A batch before it, still under way,
+        # may fail; then this one is taken back (`undo`) before it is sent.
+        return _encode([[[entry.id, entry.unsent == 0] for entry in index], items])
 
 
 class Settled:
@@ -113,7 +115,13 @@ class Backlog:
     """
 
     def __init__(
-        self, intake: Intake, tagged: str, buckets: int, most: int = 100, most_bytes: int = 262_144, tries: int = 3
+        self,
+        intake: Intake,
+        tagged: str,
+        buckets: int,
+        most: int = 100,
+        most_bytes: int = 262_144,
+        tries: int = 3,
     ) -> None:
         self.intake = intake
         self._tag, self._buckets = tagged, buckets
@@ -152,7 +160,9 @@ class Backlog:
         for entry in entries:
             held = self._held[entry.id] = _Held(entry.id, entry.event or b"")
             if entry.event is None:
-                fields = msgspec.json.encode([field.decode("utf-8", "backslashreplace") for field in entry.fields])
+                fields = msgspec.json.encode(
+                    [field.decode("utf-8", "backslashreplace") for field in entry.fields]
+                )
                 self._bury(held, "no_event", "the entry has no field `event`", entry.source, fields)
                 continue
             event = self.intake.decode(entry.event, entry.source or entry.id)
@@ -175,21 +185,23 @@ class Backlog:
             if move == ADD:
                 item.append(text)
             self._todo.append(_Pair(held, user, item, size))
-        held.left = len(people)
+        held.left = held.unsent = len(people)
         if not people:
             self._done.append(held)
 
     def _bury(self, held: _Held, reason: str, detail: str, source: str, raw: bytes, user: str = "") -> None:
         item: list[object] = [BURY, 0, reason, detail, source or held.id, 0, user]
         self._todo.append(_Pair(held, user, item, len(raw) + 300, raw))
-        held.left = 1
+        held.left = held.unsent = 1
 
     # -- out
 
     def next(self) -> Batch | None:
         """The next batch, or None. It must come back through `settle` or `undo`."""
         if self._failing:
-            return Batch([next(iter(self._failing.values()))], [])
+            alone = next(iter(self._failing.values()))
+            alone.entry.unsent -= 1
+            return Batch([alone], [])
         pairs: list[_Pair] = []
         size = 0
         todo = self._todo
@@ -197,13 +209,19 @@ class Backlog:
             size += todo[0].size
             if size > self._most_bytes and pairs:
                 break
-            pairs.append(todo.popleft())
+            pair = todo.popleft()
+            pair.entry.unsent -= 1
+            pairs.append(pair)
         whole, self._done = self._done[: self._most], self._done[self._most :]
         return Batch(pairs, whole) if pairs or whole else None
 
     def undo(self, batch: Batch) -> None:
         """The batch was not sent after all."""
-        self._todo.extendleft(pair for pair in reversed(batch.pairs) if self._failing.get(pair.key) is not pair)
+        for pair in batch.pairs:
+            pair.entry.unsent += 1
+        self._todo.extendleft(
+            pair for pair in reversed(batch.pairs) if self._failing.get(pair.key) is not pair
+        )
         self._done[:0] = batch.whole
 
     def settle(self, batch: Batch, failures: Sequence[tuple[int, str]]) -> "Settled":
@@ -216,6 +234,7 @@ class Backlog:
             if error is None:
                 self._pair_done(pair, settled)
             elif error == HELD:
+                pair.entry.unsent += 1
                 back.append(pair)
             else:
                 settled.errors.append(self._pair_failed(pair, error))
@@ -244,6 +263,7 @@ class Backlog:
 
     def _pair_failed(self, pair: _Pair, error: str) -> str:
         pair.tries += 1
+        pair.entry.unsent += 1
         self._failing[pair.key] = pair
         if pair.tries == self._tries and pair.item[0] != BURY:
             # Its person's later events have waited long enough. Buried alone, under the same entry.

@@ -33,7 +33,14 @@ class Place(Struct, frozen=True, gc=False):
     def parse(cls, epoch: str, after: int) -> "Place | None":
         """The place that a client names; None when it is none that we have ever given out."""
         birth, dot, run = epoch.partition(".")
-        if not (dot and birth.isdecimal() and birth.isascii() and len(birth) < 16 and run.isalnum() and len(run) <= 40):
+        if not (
+            dot
+            and birth.isdecimal()
+            and birth.isascii()
+            and len(birth) < 16
+            and run.isalnum()
+            and len(run) <= 40
+        ):
             return None
         return cls(int(birth), run, after)
 
@@ -105,7 +112,7 @@ class Mark(Struct, frozen=True, array_like=True, gc=False):
 
 
 class Standing(Struct, frozen=True, gc=False):
-    """Where an inbox stands, as the refresh sweep hears it; `revoked`: tokens issued until then (s) are void, -1 = none."""
+    """Where an inbox stands, as the refresh sweep hears it; tokens issued until `revoked` (s, -1 = none) are void."""
 
     birth: int
     run: str

@@ -131,7 +131,7 @@ def decode(text: bytes) -> Message | Send | Close:
         return Close(BAD_MESSAGE, f"{kind}: {fault}"[:120])
 
 
-def start(epoch: str | None, after: int | None) -> Start | None | Close:
+def start(epoch: str | None, after: int | None) -> Start | Close | None:
     """The place that a client names with `epoch` and `after`; None when it names none."""
     if after is None:
         return None if epoch is None else Close(BAD_MESSAGE, "`epoch` without `after`")
@@ -148,7 +148,21 @@ class Session:
     `window`: how many notifications may be unacknowledged. The caller sends what comes back, in order.
     """
 
-    __slots__ = ("acked", "birth", "greeted", "kept", "last", "owed", "run", "start", "state", "unacked", "user", "window")
+    __slots__ = (
+        "acked",
+        "birth",
+        "greeted",
+        "joins",
+        "kept",
+        "last",
+        "owed",
+        "run",
+        "start",
+        "state",
+        "unacked",
+        "user",
+        "window",
+    )
 
     def __init__(self, user: str, start: Start | None, window: int) -> None:
         self.user = user
@@ -158,6 +172,7 @@ class Session:
         self.greeted = False  # `ready` has been sent
         self.owed = False  # an `upto` must follow
         self.birth, self.run, self.last = 0, "0", 0
+        self.joins = 0  # how many were asked for: only the newest one's answer counts
         self.acked = 0
         self.unacked: deque[int] | None = None  # seqs of notifications sent; exists only while there are some
         self.kept: list[Bell] | None = None
@@ -167,6 +182,7 @@ class Session:
     def want(self, most: int) -> Join:
         """The join that a session BEHIND needs; it is JOINING from now on. most: records a page."""
         self.state, self.kept = JOINING, None
+        self.joins += 1
         room = max(1, min(most, self.window - (len(self.unacked) if self.unacked else 0)))
         if self.start is not None:
             return Join("load" if self.start.load else "resume", self.start.place, room)

@@ -4,25 +4,21 @@ Loopback by default, so its one enemy is a web page that reaches it through the 
 """
 
 # mypy: allow-untyped-calls
-# (most of twisted.web has no annotations)
+# (twisted.web's Resource has no annotations)
 
 from __future__ import annotations
 
 import ipaddress
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
 
 import msgspec
-from twisted.internet.interfaces import IAddress, IReactorTime
-from twisted.internet.protocol import connectionDone
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.protocols.basic import LineReceiver
-from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel, datetimeToString
 from twisted.web.resource import Resource
-from twisted.web.server import Request, Site
+from twisted.web.server import Site
 
+from notifier.edge.http import Answer, BoundedChannel, BoundedRequest, BoundedSite
 from notifier.metrics import CONTENT_TYPE
 
 log = Logger()
@@ -32,34 +28,16 @@ Part = Callable[[], tuple[bool, str]]
 
 REQUEST_SECONDS = 30.0
 CONNECTIONS = 64
-HEADER_BYTES = 8192
-HEADERS = 50
 DETAIL_CHARS = 200
 
-TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
 HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
-
-SECURITY_HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-}
-
-
-class Answer(msgspec.Struct, frozen=True, gc=False):
-    status: int
-    body: bytes
-    content_type: str = TEXT
-
 
 Page = Callable[[], Answer]
 
 NOT_FOUND = Answer(404, b"not found: try /healthz, /readyz or /metrics\n")
-NOT_ALLOWED = Answer(405, b"only GET and HEAD\n")
+# RFC 9110 section 15.5.6: 405 comes with what is allowed.
+NOT_ALLOWED = Answer(405, b"only GET and HEAD\n", fields={"Allow": "GET, HEAD"})
 ONE_HOST = Answer(400, b"exactly one Host header with a valid name is needed\n")
 WRONG_HOST = Answer(421, b"this listener answers to loopback names and its own address only\n")
 BROKEN = Answer(500, b"this page could not be made; the log says why\n")
@@ -143,32 +121,13 @@ def refusal(
     return None if method in (b"GET", b"HEAD") else NOT_ALLOWED
 
 
-class AdminRequest(Request):
-    """Answers from the site's table of pages, around twisted.web's resource tree and its Server header."""
+class AdminRequest(BoundedRequest):
+    """Answers from the site's table of pages, around twisted.web's resource tree."""
 
     channel: AdminChannel
 
-    def gotLength(self, length: int | None) -> None:
-        super().gotLength(0)
-        # GET and HEAD have no use for content (RFC 9110 section 9.3.1); refuse it before it is read.
-        if length != 0:
-            self.channel.refuse(b"413 Content Too Large")
-
-    def handleContentChunk(self, data: bytes) -> None:
-        """Drop what still arrives after the refusal."""
-
     def process(self) -> None:
-        answer = self._answer()
-        self.setResponseCode(answer.status)
-        fields = {"Date": datetimeToString(), "Content-Type": answer.content_type, **SECURITY_HEADERS}
-        for name, value in fields.items():
-            self.setHeader(name, value)
-        self.setHeader("Content-Length", str(len(answer.body)))
-        if answer.status == 405:
-            self.setHeader("Allow", "GET, HEAD")  # RFC 9110 section 15.5.6
-        # RFC 9110 section 9.3.2: HEAD has the same fields and no content; the base class drops it.
-        self.write(answer.body)
-        self.finish()
+        self.answer(self._answer())
 
     def _answer(self) -> Answer:
         site = self.channel.site
@@ -185,48 +144,20 @@ class AdminRequest(Request):
             return BROKEN
 
 
-class AdminChannel(HTTPChannel):
-    """One connection: small headers, and a time limit that dripping bytes cannot stretch."""
-
-    totalHeadersSize = HEADER_BYTES
-    maxHeaders = HEADERS
-    requestFactory = AdminRequest
+class AdminChannel(BoundedChannel):
     site: AdminSite
 
-    def dataReceived(self, data: bytes) -> None:
-        # The base class restarts its timer with every byte. Not here: the timer runs from the end of the last
-        # answer, so it bounds the wait for a request and the request together.
-        LineReceiver.dataReceived(self, data)
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.site.connections -= 1
-        super().connectionLost(reason)
+class AdminSite(BoundedSite):
+    """No content is taken: GET and HEAD have no use for it (RFC 9110 section 9.3.1)."""
 
-    def refuse(self, status: bytes) -> None:
-        """Answer before the request is complete, and hang up."""
-        self.write(b"HTTP/1.1 " + status + b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
-        self.loseConnection()
-
-
-class AdminSite(Site):
-    """At most CONNECTIONS at once; what comes in addition is closed unanswered."""
-
-    protocol = AdminChannel  # type: ignore[assignment]  # straight to HTTP/1: no switch to HTTP/2
-    requestFactory = AdminRequest
+    protocol = AdminChannel
 
     def __init__(
         self, pages: Mapping[bytes, Page], hosts: frozenset[str], reactor: IReactorTime | None
     ) -> None:
-        super().__init__(Resource(), timeout=REQUEST_SECONDS, reactor=reactor)
+        super().__init__(
+            Resource(), AdminRequest, reactor, seconds=REQUEST_SECONDS, most=CONNECTIONS, body_bytes=0
+        )
         self.pages = pages
         self.hosts = hosts
-        self.connections = 0
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        if self.connections >= CONNECTIONS:
-            return None
-        self.connections += 1
-        return super().buildProtocol(addr)
-
-    def log(self, request: object) -> None:
-        """No access log: probes come every few seconds and say nothing."""

@@ -11,7 +11,12 @@ _PLAIN = (Server, Client)
 
 def send_now(transport: Any, data: bytes) -> bool:
     """Write `data`; what the kernel does not take now goes through transport.write as usual. True if it took all."""
-    if type(transport) in _PLAIN and not transport.dataBuffer and not transport._tempDataLen and transport.connected:
+    if (
+        type(transport) in _PLAIN
+        and not transport.dataBuffer
+        and not transport._tempDataLen
+        and transport.connected
+    ):
         try:
             sent = transport.socket.send(data)
         except OSError:
@@ -31,3 +36,11 @@ def unsent(transport: Any) -> int:
         return int(len(inner.dataBuffer) - inner.offset + inner._tempDataLen)
     except AttributeError:
         return 0  # a transport of some other kind: nothing is known
+
+
+def end_writing(transport: Any) -> None:
+    """Close our half of the connection, behind what is unsent; the whole of it under TLS, which knows no halves."""
+    if type(transport) in _PLAIN:
+        transport.loseWriteConnection()
+    else:
+        transport.loseConnection()

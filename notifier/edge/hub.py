@@ -12,7 +12,19 @@ from twisted.python.failure import Failure
 from notifier.core import payload
 from notifier.core.inbox import NOTIFICATION, Bell, Mark
 from notifier.core.keys import shard_of
-from notifier.core.session import BEHIND, DRAINING, JOIN, LIVE, REVOKED, SEND, SLOW, SLOW_CLIENT, TOO_MANY, Session
+from notifier.core.session import (
+    BEHIND,
+    DRAINING,
+    JOIN,
+    JOINING,
+    LIVE,
+    REVOKED,
+    SEND,
+    SLOW,
+    SLOW_CLIENT,
+    TOO_MANY,
+    Session,
+)
 from notifier.edge.logs import Every
 from notifier.edge.redis import ReplyError
 from notifier.metrics import Metrics
@@ -127,22 +139,27 @@ class Hub:
                     session.keep(bell)
                     continue
                 heard = session.hear(bell.birth, bell.run, bell.seq, notification)
-                if heard == SEND:
-                    text = text or payload.change(bell.seq, bell.record, bell.unread, bell.floor)
-                    if client.push(text):
-                        touched.append(client)
-                    if notification:
-                        delivered += 1
-                        observe(now - bell.accepted / 1000)
-                elif heard == JOIN:
-                    self.metrics.gaps += 1
-                    self._due(client)
-                elif heard == SLOW:
-                    self.slow(client, "too many notifications without an ack")
+                if heard != SEND:
+                    self._set_aside(client, heard)
+                    continue
+                text = text or payload.change(bell.seq, bell.record, bell.unread, bell.floor)
+                if client.push(text):
+                    touched.append(client)
+                if notification:
+                    delivered += 1
+                    observe(now - bell.accepted / 1000)
         for client in touched:
             client.flush()
         self.metrics.deliveries += delivered
         self.metrics.bells_stale += stale
+
+    def _set_aside(self, client: Client, heard: int) -> None:
+        """A bell that could not simply be sent."""
+        if heard == JOIN:
+            self.metrics.gaps += 1
+            self._due(client)
+        elif heard == SLOW:
+            self.slow(client, "too many notifications without an ack")
 
     def slow(self, client: Client, why: str) -> None:
         """The client does not keep up: it may come back and resume."""
@@ -198,11 +215,14 @@ class Hub:
 
     async def _join(self, client: Client) -> None:
         session = client.session
+        wanted = session.want(self.page)
+        number = session.joins
         try:
-            answer = await self.inbox.join(session.user, session.want(self.page), client.issued)
+            answer = await self.inbox.join(session.user, wanted, client.issued)
         except (Unavailable, ReplyError) as error:
             self._say(error)
-            session.failed()
+            if session.joins == number:
+                session.failed()
             self.reactor.callLater(RETRY * (1 + self.chance.random()), self._due, client)
             return
         finally:
@@ -214,7 +234,7 @@ class Hub:
             self._later(self._leave, MARK_DELAY)
         elif answer.result == "revoked":
             client.close(REVOKED, "token revoked")
-        elif session.state not in (BEHIND, LIVE):
+        elif session.state == JOINING and session.joins == number:
             self.metrics.joins.count(answer.result)
             for text in session.joined(answer):
                 client.push(text)

@@ -1,5 +1,8 @@
 """Listeners from Twisted endpoint strings, with a backlog that a reconnect storm fits into."""
 
+# mypy: allow-untyped-calls
+# (Twisted's endpoints are annotated in part)
+
 from typing import Any, Final
 
 from twisted.internet.endpoints import serverFromString

@@ -57,7 +57,9 @@ class Loop:
         try:
             await self.steps.release()
         except (Unavailable, ReplyError) as error:
-            log.info("{name}: lease not given back, it will expire: {error}", name=self.name, error=str(error))
+            log.info(
+                "{name}: lease not given back, it will expire: {error}", name=self.name, error=str(error)
+            )
 
     async def _run(self) -> None:
         while self._running:
@@ -113,7 +115,11 @@ class Slot:
             name = f"{self.prefix}-{number}"
             if await self.calls.call("SET", keys.slot(name), self.incarnation, "NX", "PX", SLOT_MS):
                 if self._taken:
-                    log.warn("slot {old} was lost while this process was stopped; now {new}", old=self.name, new=name)
+                    log.warn(
+                        "slot {old} was lost while this process was stopped; now {new}",
+                        old=self.name,
+                        new=name,
+                    )
                 self.name, self._taken = name, True
                 return
 
@@ -181,7 +187,9 @@ class Minder:
         if over:
             await self.calls.call("SET", keys.PRESSURE, entries, "EX", 10)
             if not self._pressed:
-                log.warn("backlog of {entries} is over its limit: producers are told to wait", entries=entries)
+                log.warn(
+                    "backlog of {entries} is over its limit: producers are told to wait", entries=entries
+                )
         elif self._pressed:
             await self.calls.call("DEL", keys.PRESSURE)
         self._pressed = over

@@ -40,7 +40,11 @@ class Address(Struct, frozen=True):
 
     @classmethod
     def parse(
-        cls, url: str, username: str | None = None, password_file: str | None = None, ca_file: str | None = None
+        cls,
+        url: str,
+        username: str | None = None,
+        password_file: str | None = None,
+        ca_file: str | None = None,
     ) -> "Address":
         """From redis://host:port/db or rediss://…; the password is read from its file. Raises OSError, ValueError."""
         parts = urlsplit(url)
@@ -139,7 +143,8 @@ class Link(Protocol):
     def received(self, reply: Any) -> None:
         if not self.waiting:
             self.owner.report(f"{self.owner.name}: an answer without a question from {self.owner.address}")
-            return self._abort()
+            self._abort()
+            return
         answer, _ = self.waiting.popleft()
         if isinstance(reply, ReplyError):
             answer.errback(reply)
@@ -158,7 +163,9 @@ class Link(Protocol):
         self._gone = reason
         waiting, self.waiting = self.waiting, deque()
         for answer, _ in waiting:
-            answer.errback(Unavailable(f"{self.owner.name}: connection to {self.owner.address} lost before an answer"))
+            answer.errback(
+                Unavailable(f"{self.owner.name}: connection to {self.owner.address} lost before an answer")
+            )
         self.owner.lost(self)
 
 
@@ -198,6 +205,7 @@ class Connection:
         self._times = 0
         self._watch: Any = None
         factory: Any = Factory.forProtocol(lambda: self.link_class(self))
+        factory.noisy = False
         self._service = ClientService(
             address.endpoint(reactor, connect_timeout),
             factory,

@@ -217,7 +217,17 @@ class RedisShards:
             stream = keys.events(chunk.shard, self.rules.shards)
             asked.append(
                 self.calls.call(
-                    "XADD", stream, "*", "v", "1", "id", chunk.source, "to", " ".join(chunk.to), "event", chunk.event
+                    "XADD",
+                    stream,
+                    "*",
+                    "v",
+                    "1",
+                    "id",
+                    chunk.source,
+                    "to",
+                    " ".join(chunk.to),
+                    "event",
+                    chunk.event,
                 )
             )
             touched.add(chunk.shard)
@@ -272,7 +282,16 @@ class RedisInbox:
             self.scripts.join, (keys.inbox(user, self.rules.shards),), args
         )
         return Joined(
-            result.decode(), int(birth), run.decode(), seq, floor, seen, unread, now, bool(more), _records(found)
+            result.decode(),
+            int(birth),
+            run.decode(),
+            seq,
+            floor,
+            seen,
+            unread,
+            now,
+            bool(more),
+            _records(found),
         )
 
     async def page(self, user: str, before: int, most: int, issued: int) -> Page | None:
@@ -295,8 +314,16 @@ class RedisInbox:
         for shard, mine in people.items():
             for at in range(0, len(mine), MARK_PAGE):
                 part = mine[at : at + MARK_PAGE]
-                args = (keys.tag(shard), self.rules.publish, self.rules.retention, self.rules.cap, encode_marks(part))
-                answer = await self.calls.run(self.scripts.mark, (keys.inbox(part[0].user, self.rules.shards),), args)
+                args = (
+                    keys.tag(shard),
+                    self.rules.publish,
+                    self.rules.retention,
+                    self.rules.cap,
+                    encode_marks(part),
+                )
+                answer = await self.calls.run(
+                    self.scripts.mark, (keys.inbox(part[0].user, self.rules.shards),), args
+                )
                 for mark, (count, fault) in zip(part, answer, strict=True):
                     changed[order[id(mark)]] = count
                     if fault:

@@ -18,12 +18,21 @@ from notifier.config import Limits, WebSocket
 from notifier.core import payload
 from notifier.core import session as sessions
 from notifier.core.frames import (
-    BINARY, CLOSE, PING, TEXT, Reader, Violation, close_frame, ping_frame, pong_frame, text_frame,
+    BINARY,
+    CLOSE,
+    PING,
+    TEXT,
+    Reader,
+    Violation,
+    close_frame,
+    ping_frame,
+    pong_frame,
+    text_frame,
 )  # fmt: skip
 from notifier.core.inbox import Mark
 from notifier.core.session import Authenticate, Close, Send, Session, Start
 from notifier.core.tokens import Identity, TokenError, Verifier
-from notifier.edge.direct import send_now, unsent
+from notifier.edge.direct import end_writing, send_now, unsent
 from notifier.edge.hub import Hub
 from notifier.metrics import Metrics
 
@@ -44,8 +53,8 @@ class Connection:
     """One WebSocket after its handshake (hub.Client). Slots only: an idle one must stay small."""
 
     __slots__ = (
-        "address", "alive", "closing", "deadline", "gateway", "identity", "issued", "pinged", "pings", "queue", "reader",
-        "session", "stamp", "tokens", "transport", "wheel",
+        "address", "alive", "closing", "deadline", "gateway", "identity", "issued", "pinged", "pings", "queue",
+        "reader", "session", "stamp", "tokens", "transport", "wheel",
     )  # fmt: skip
 
     session: Session
@@ -74,6 +83,8 @@ class Connection:
         return "websocket"
 
     def dataReceived(self, data: bytes) -> None:
+        if self.closing:
+            return  # RFC 6455 1.4: what still comes is discarded, until the peer closes too
         self.alive = True
         try:
             frames = self.reader.feed(data)
@@ -146,6 +157,7 @@ class Connection:
     def _closed_by_client(self, code: int) -> None:
         # RFC 6455 5.5.1: the answer to a close frame is a close frame with the same code
         self.close(code, "")
+        self.transport.loseConnection()
 
     # -- frames out
 
@@ -181,9 +193,10 @@ class Connection:
         self.queue = None
         self.gateway.metrics.closes.count(code)
         self.gateway.leave(self)
-        self.transport.write(close_frame(code, reason))
-        # RFC 6455 7.1.1: the server closes the TCP connection first
-        self.transport.loseConnection()
+        send_now(self.transport, close_frame(code, reason))
+        # RFC 6455 7.1.1: the server closes the TCP connection first. Only its own half: closing a socket with unread
+        # bytes in it would reset the connection, and the client might never read why.
+        end_writing(self.transport)
         self.gateway.reap(self)
 
 
@@ -191,6 +204,7 @@ class Handshake(WebSocketServerProtocol):  # type: ignore[misc]
     """Autobahn's side: the HTTP upgrade. Once open, a Connection takes its place on the transport."""
 
     gateway: "Gateway"
+    data: bytes
     client_address: str | None = None
     refusal: tuple[int, str] | None = None
     token: str | None = None
@@ -198,7 +212,10 @@ class Handshake(WebSocketServerProtocol):  # type: ignore[misc]
 
     def _dataReceived(self, data: bytes) -> None:
         # Autobahn puts no bound on the request it waits for
-        if self.state == self.STATE_CONNECTING and len(self.data) + len(data) > self.gateway.limits.header_bytes:
+        if (
+            self.state == self.STATE_CONNECTING
+            and len(self.data) + len(data) > self.gateway.limits.header_bytes
+        ):
             self.gateway.metrics.handshake_rejects.count("too_large")
             self.transport.abortConnection()
             return
@@ -209,7 +226,9 @@ class Handshake(WebSocketServerProtocol):  # type: ignore[misc]
         if request.path != gateway.settings.path:
             raise gateway.deny(404, f"not found: the socket is at {gateway.settings.path}", "path")
         peer = self.transport.getPeer()
-        self.client_address = gateway.address(getattr(peer, "host", ""), request.headers.get("x-forwarded-for", ""))
+        self.client_address = gateway.address(
+            getattr(peer, "host", ""), request.headers.get("x-forwarded-for", "")
+        )
         gateway.admit(self.client_address)
         offered = request.protocols
         if not gateway.origin_allowed(request.headers.get("origin"), request.headers.get("host", "")):
@@ -224,7 +243,7 @@ class Handshake(WebSocketServerProtocol):  # type: ignore[misc]
 
     def onOpen(self) -> None:
         """Take over: the transport, and bytes that came behind the request (unsent ones are the transport's)."""
-        data: bytes = self.data
+        data = bytes(self.data)
         self.data = b""
         self.gateway.take_over(self, data)
 
@@ -250,7 +269,13 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
     ) -> None:  # fmt: skip
         super().__init__(server="notifier", reactor=reactor)
         self.noisy = False  # no line per start and stop of the factory
-        self.hub, self.verifier, self.settings, self.limits, self.metrics = hub, verifier, settings, limits, metrics
+        self.hub, self.verifier, self.settings, self.limits, self.metrics = (
+            hub,
+            verifier,
+            settings,
+            limits,
+            metrics,
+        )
         self.leeway = leeway
         self.now = now or reactor.seconds
         # a minute's pings may cost no more than a minute's messages
@@ -258,7 +283,9 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         self.open: set[Connection] = set()
         self.draining = False
         self._handshakes: set[Handshake] = set()
-        self._strangers: dict[Connection, float] = {}  # connected, not authenticated: in order of their deadline
+        self._strangers: dict[
+            Connection, float
+        ] = {}  # connected, not authenticated: in order of their deadline
         self._wheel: list[set[Connection]] = [set() for _ in range(max(1, int(settings.ping_seconds)))]
         self._pinged: dict[int, list[Connection]] = {}
         self._soon: dict[int, list[Connection]] = {}
@@ -268,7 +295,8 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         self._addresses: dict[str, list[float]] = {}  # address -> [open, tokens, stamp]
         self._trusted = [ipaddress.ip_network(each) for each in limits.trusted_proxies]
         self.setProtocolOptions(
-            versions=[13], webStatus=False, utf8validateIncoming=False, maskServerFrames=False, requireMaskedClientFrames=True,
+            versions=[13], webStatus=False, utf8validateIncoming=False, maskServerFrames=False,
+            requireMaskedClientFrames=True,
             maxFramePayloadSize=limits.message_bytes, maxMessagePayloadSize=limits.message_bytes,
             openHandshakeTimeout=settings.handshake_seconds, closeHandshakeTimeout=settings.close_seconds,
             autoPingInterval=0, failByDrop=False, tcpNoDelay=True, allowedOrigins=["*"], allowNullOrigin=True,
@@ -317,7 +345,9 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         """Raises ConnectionDeny when an address has too many connections, or opens them too fast."""
         limits, now = self.limits, self.reactor.seconds()
         if len(self._strangers) >= limits.unauthenticated:
-            raise self.deny(503, "too many connections that have not authenticated; try again", "unauthenticated")
+            raise self.deny(
+                503, "too many connections that have not authenticated; try again", "unauthenticated"
+            )
         if address is None:
             return
         state = self._addresses.get(address)
@@ -456,7 +486,9 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
             if deadline > moment:
                 return
             del self._strangers[connection]
-            connection.refuse(sessions.NOT_AUTHENTICATED, f"no `auth` within {self.settings.auth_seconds:g} s")
+            connection.refuse(
+                sessions.NOT_AUTHENTICATED, f"no `auth` within {self.settings.auth_seconds:g} s"
+            )
 
     def _beat(self, connection: Connection, now: int) -> None:
         """Once a round: ping who has been silent since the last one."""
