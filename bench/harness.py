@@ -493,21 +493,17 @@ def start_floor() -> Running:
     return Running(port, (floor, redis), redis_port, {"server": floor.pids(), "redis": redis.pids()})
 
 
-def floor_variants(connections: int, seconds: int) -> list[Variant]:
-    """Unicast, hot users, broadcast and moderate rate through Redis, and frames that were ready in memory."""
-    common = ("-F", "-n", str(connections), "-d", str(seconds))
+def ready_frames(connections: int, seconds: int, *arguments: str) -> Variant:
+    """The floor sending frames that lie ready in memory; `arguments` are its own."""
 
-    def through_redis(broadcast: bool, *arguments: str) -> Callable[[Running], Result]:
-        return lambda running: load(running, *common, "-t", floor_template(broadcast), *arguments)
-
-    def start_selfgen() -> Running:
+    def start() -> Running:
         port = free_port()
-        options = ("-p", str(port), "-n", str(connections), "-d", str(seconds))
+        options = ("-p", str(port), "-n", str(connections), "-d", str(seconds), *arguments)
         floor = Process("floor", [build_tools().floor, "selfgen", *options], SERVER_CORE)
         floor.wait_for_port(port)
         return Running(port, (floor,), groups={"server": floor.pids()})
 
-    def run_selfgen(running: Running) -> Result:
+    def run(running: Running) -> Result:
         """The floor warms up and measures by its own clock; the generator listens from before to after."""
         figures = dict(load(running, "-F", "-n", str(connections), "-o", "0", "-d", str(seconds + 2)))
         said = json.loads(running.processes[0].wait(10))
@@ -517,9 +513,19 @@ def floor_variants(connections: int, seconds: int) -> list[Variant]:
             "deliveries_per_s": said["frames_per_s"],
         }
 
+    return Variant("floor, ready frames", start, run)
+
+
+def floor_variants(connections: int, seconds: int) -> list[Variant]:
+    """Unicast, hot users, broadcast and moderate rate through Redis, and frames that were ready in memory."""
+    common = ("-F", "-n", str(connections), "-d", str(seconds))
+
+    def through_redis(broadcast: bool, *arguments: str) -> Callable[[Running], Result]:
+        return lambda running: load(running, *common, "-t", floor_template(broadcast), *arguments)
+
     hot = str(min(50, connections))
     return [
-        Variant("floor, ready frames", start_selfgen, run_selfgen),
+        ready_frames(connections, seconds),
         Variant("floor, unicast", start_floor, through_redis(False)),
         Variant(f"floor, {hot} hot users", start_floor, through_redis(False, "-k", hot)),
         Variant("floor, broadcast", start_floor, through_redis(True, "-W", str(4 * connections))),

@@ -10,8 +10,8 @@ import random
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 
@@ -124,15 +124,13 @@ def mostly_offline(people: int, online: int, seconds: int, running: Running) -> 
     assert isinstance(running, Daemon) and running.redis_port is not None
     producer = Producer(running.redis_port, people, online)
     with _clients(running, online, seconds) as figures:
-        while running.metric("sessions") < online:
-            time.sleep(0.1)
         producer.run(1)
         before, written, since = _cpu(running), producer.written - producer.backlog(), time.monotonic()
         producer.run(seconds)
         after, handled = _cpu(running), producer.written - producer.backlog() - written
         took = time.monotonic() - since
         producer.drain()
-        listened = figures()
+        listened = figures.result()
     if listened["deliveries"] != producer.expected:
         raise BenchFailed(f"{producer.expected} notifications were due, {listened['deliveries']} came")
     costs = {f"{name}.us_per_event": (after[name] - before[name]) / 1000 / handled for name in after}
@@ -141,12 +139,16 @@ def mostly_offline(people: int, online: int, seconds: int, running: Running) -> 
 
 
 @contextmanager
-def _clients(running: Running, online: int, seconds: int) -> Iterator[Callable[[], Result]]:
-    """Clients that only listen, for longer than the producer writes; gives a call that waits for their figures."""
-    quiet = Running(running.port, (), None, {})
-    arguments = ("-A", tokens(online), "-n", str(online), "-o", "0", "-d", str(seconds + 6))
+def _clients(running: Daemon, online: int, seconds: int) -> Iterator[Future[Result]]:
+    """Clients that only listen, from before the producer writes until after; gives what will be their figures."""
+    quiet = Running(running.port, ())
+    arguments = ("-A", tokens(online), "-n", str(online), "-s", "0", "-o", "0", "-d", str(seconds + 6))
     with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(partial(load, quiet, *arguments)).result
+        figures = pool.submit(load, quiet, *arguments)
+        while running.metric("sessions") < online and not figures.done():
+            time.sleep(0.1)
+        time.sleep(0.2)  # the last `ready` is on its way
+        yield figures
 
 
 def _cpu(running: Running) -> dict[str, int]:
@@ -179,12 +181,12 @@ def offline_variants(seconds: int) -> list[Variant]:
     ]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.pipeline", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=5, help="measured time of each run")
     parser.add_argument("--only", default="", help="rows whose name contains this")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(argv)
     failed = False
     for variants, columns in (
         (online_variants(chosen.seconds), COLUMNS),

@@ -69,6 +69,12 @@ class Reader:
         self.drop()
         return True
 
+    def tally(self, intake: Intake) -> None:
+        """What the intake left out on the way is told once, where the event is first read."""
+        self.metrics.event_fields_dropped += intake.unknown_fields
+        self.metrics.self_recipients += intake.self_recipients
+        intake.unknown_fields = intake.self_recipients = 0
+
     def drop(self) -> None:
         """Something went wrong: hold nothing, and begin with a takeover."""
         self.owned = False
@@ -126,6 +132,8 @@ class Fanout(Reader):
     def add(self, entries: tuple[Entry, ...]) -> None:
         self.metrics.events_read += len(entries)
         self.backlog.add(entries)
+        if entries and not entries[0].source:
+            self.tally(self.backlog.intake)
 
     def forget(self) -> None:
         self._ready, self._fresh = None, ()
@@ -200,6 +208,7 @@ class Router(Reader):
         todo = self._todo[:READ_AHEAD]
         for entry in todo:
             self._route(entry, chunks, letters)
+        self.tally(self.intake)
         await self.shards.append(chunks)
         await self.log.acknowledge([entry.id for entry in todo], letters)
         del self._todo[: len(todo)]

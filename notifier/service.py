@@ -4,10 +4,10 @@
 # (twisted.application has no annotations)
 
 import gc
+import os
 import secrets
 import sys
 from collections.abc import Awaitable, Callable
-from os import environ
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from notifier.edge.admin import admin_site
 from notifier.edge.api import api_site
 from notifier.edge.bus import RedisBus
 from notifier.edge.hub import Hub
+from notifier.edge.jwks import Keys
 from notifier.edge.listen import endpoint
 from notifier.edge.loop import Loop, Minder, Slot
 from notifier.edge.notify import Systemd
@@ -64,7 +65,7 @@ def makeService(options: Options) -> Service:
     """The service that twistd runs. A fault in the configuration ends the start with the list of faults."""
     path = options["config"]
     try:
-        config = load(Path(path) if path else None, environ)
+        config = load(Path(path) if path else None, os.environ)
         return House(config)
     except (ConfigError, keyring.KeyringError, OSError, ValueError) as error:
         raise usage.UsageError(str(error)) from error
@@ -89,7 +90,7 @@ class House(Service):
         self.metrics = Metrics(
             {
                 "dead_letters": (*intake.REASONS, "no_event", "handover"),
-                "auth_failures": (*TOKEN_REASONS, "scope"),
+                "auth_failures": (*TOKEN_REASONS, "scope", "revoked"),
                 "handshake_rejects": HANDSHAKE_REJECTS,
             }
         )
@@ -132,8 +133,11 @@ class House(Service):
         self.verifier = Verifier(
             found, tokens.audience, tokens.issuer, tokens.max_life_hours * 3600, int(tokens.leeway_seconds)
         )
-        if not found:
-            log.warn("no token keys are configured (tokens.keys, tokens.jwks_file): nobody can authenticate")
+        self.jwks = Keys(self.reactor, self.verifier, found, tokens.jwks_url) if tokens.jwks_url else None
+        if not found and self.jwks is None:
+            log.warn(
+                "no token keys (tokens.keys, tokens.jwks_file, tokens.jwks_url): nobody can authenticate"
+            )
         self.hub = Hub(
             self.reactor, self.inbox, self.bus, metrics, config.redis.shards,
             page=config.inbox.page, per_user=config.limits.per_user,
@@ -148,6 +152,7 @@ class House(Service):
             metrics,
             int(tokens.leeway_seconds),
         )
+        self.gateway.fetches_keys = self.jwks is not None
         metrics.watch("connections", lambda: len(self.gateway.open))
         metrics.watch("sessions", lambda: self.hub.count)
         self.parts: dict[str, Callable[[], tuple[bool, str]]] = {
@@ -163,6 +168,8 @@ class House(Service):
             "readers": self._readers,
             "listeners": lambda: (len(self._ports) == 3, ", ".join(self._ports) or "none"),
         }
+        if self.jwks is not None:
+            self.parts["jwks"] = self.jwks.part
 
     def _build_loops(self) -> list[Loop]:
         config, shards = self.config, self.config.redis.shards
@@ -264,9 +271,9 @@ class House(Service):
             log.critical("cannot start: {error}", error=failure.getErrorMessage())
         else:
             log.failure("cannot start", failure)
-        self.reactor.exitStatus = 1
-        if self.reactor.running:
-            self.reactor.fireSystemEvent("shutdown")
+        # twistd has no other way to end with a status that systemd's Restart=on-failure understands
+        self.reactor.addSystemEventTrigger("after", "shutdown", _exit, 1)
+        self.reactor.callWhenRunning(self.reactor.stop)
 
     async def _start(self) -> None:
         for connection in (self.calls, self.reads, self.doorbell, self.subscription):
@@ -274,6 +281,8 @@ class House(Service):
         # What can be said without Redis is said at once: health, metrics and an honest 503.
         await self._listen("admin", self.config.admin.listen, admin_site(self.metrics.render, self.parts))
         await self._settle_in()
+        if self.jwks is not None:
+            await self.jwks.start()
         self.hub.start()
         self.gateway.start()
         for loop in self.loops:
@@ -350,6 +359,8 @@ class House(Service):
             for loop in self.loops:
                 await loop.stop()
         self.minder.stop()
+        if self.jwks is not None:
+            self.jwks.stop()
         self.gateway.stop()
         self.hub.stop()
         try:
@@ -372,6 +383,12 @@ class House(Service):
             connection.transport.abortConnection()
         # marks that were made in the last moment
         await deferLater(self.reactor, 0.05, _nothing)
+
+
+def _exit(status: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _nothing() -> None:

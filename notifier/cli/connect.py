@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from notifier.cli.folder import DEFAULT, VARIABLE, DemoFolder
 from notifier.config import Config, ConfigError, load
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ USAGE: Final = 2
 UNREACHABLE: Final = 3
 INTERRUPTED: Final = 130
 URL: Final = "NOTIFIER_REDIS__URL"
+LOOKS: Final = 5  # at a connection that is asked something, until it counts as lost
 
 
 class Failed(click.ClickException):
@@ -32,7 +34,7 @@ class Failed(click.ClickException):
 
     def __init__(self, message: str, exit_code: int = FAILED) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code = exit_code  # type: ignore[misc]  # click's own way, declared as a constant
 
 
 class Interrupted(click.exceptions.Exit):
@@ -42,12 +44,23 @@ class Interrupted(click.exceptions.Exit):
         super().__init__(INTERRUPTED)
 
 
+def user_id(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Callback of a USER argument."""
+    from notifier.core.tokens import USER
+
+    if USER.fullmatch(value) is None:
+        raise click.BadParameter(f"{value!r} is not a user id: 1 to 64 characters of A-Z a-z 0-9 _ . -")
+    return value
+
+
 # --- Which Redis ---------------------------------------------------------------------------------------
 
 
 def redis_options(command: Command) -> Command:
     """--redis and --config, the same for every command that talks to Redis."""
-    redis = click.option("--redis", metavar="URL", help="Redis to talk to, as redis://host:port/db or rediss://...")
+    redis = click.option(
+        "--redis", metavar="URL", help="Redis to talk to, as redis://host:port/db or rediss://..."
+    )
     config = click.option(
         "--config",
         "config_file",
@@ -58,15 +71,15 @@ def redis_options(command: Command) -> Command:
     return redis(config(command))
 
 
-def demo_folder() -> Path:
-    """Where a running demo leaves its addresses: $NOTIFIER_DEMO, else .demo here."""
-    return Path(os.environ.get("NOTIFIER_DEMO") or ".demo")
+def demo_folder() -> DemoFolder:
+    """The folder of the demo that may run here: $NOTIFIER_DEMO, else .demo."""
+    return DemoFolder(Path(os.environ.get(VARIABLE) or DEFAULT))
 
 
 def demo_endpoint(name: str) -> str | None:
     """A URL of the demo that runs here; None without a demo."""
     try:
-        found = json.loads((demo_folder() / "endpoints.json").read_bytes())
+        found = json.loads(demo_folder().endpoints.read_bytes())
     except (OSError, ValueError):
         return None
     url = found.get(name) if isinstance(found, dict) else None
@@ -94,30 +107,60 @@ def configured(redis: str | None, config_file: Path | None) -> Config:
 
 
 class Client:
-    """One connection; calls are pipelined and answered in order. It is not made again: a lost one ends the command."""
+    """One connection; calls are pipelined and answered in order. It is not made again: a lost one ends the command.
 
-    def __init__(self, handler: Any, address: Address) -> None:
-        self._handler, self.address = handler, address
+    timeout: seconds without any answer after which it counts as lost.
+    """
+
+    def __init__(self, reactor: Any, handler: Any, address: Address, timeout: float) -> None:
+        from twisted.internet.task import LoopingCall
+
+        self.address, self.timeout = address, timeout
+        self._handler = handler
+        self._asked = self._answered = self._seen = self._silent = 0
+        self._why = ""
+        self._watch: Any = LoopingCall(self._look)
+        self._watch.clock = reactor
+        self._watch.start(timeout / LOOKS, now=False)
 
     def call(self, *args: str | bytes | int) -> Deferred[Any]:
         """Send a command now; its answer (bytes as they are), or Unavailable, or ReplyError."""
+        self._asked += 1
         answer: Deferred[Any] = self._handler.execute_command(*args)
-        return answer.addErrback(self._translate)
+        return answer.addCallbacks(self._well, self._badly)
 
-    def _translate(self, failure: Any) -> None:
+    def _well(self, answer: Any) -> Any:
+        self._answered += 1
+        return answer
+
+    def _badly(self, failure: Any) -> None:
         import txredisapi
 
         from notifier.edge.redis import ReplyError
         from notifier.ports import Unavailable
 
+        self._answered += 1
         error = failure.value
         if isinstance(error, txredisapi.ResponseError):
             raise ReplyError(str(error)) from None
         if isinstance(error, txredisapi.ConnectionError):
-            raise Unavailable(f"connection to {self.address} lost: {error}") from None
+            raise Unavailable(f"connection to {self.address} lost: {self._why or error}") from None
         failure.raiseException()
 
+    def _look(self) -> None:
+        # Looks are counted, not seconds: while this process is stopped, or held up by who reads its output, answers
+        # may be waiting already. (txredisapi's replyTimeout would call them lost.)
+        waits = self._asked > self._answered and self._answered == self._seen
+        self._seen = self._answered
+        self._silent = self._silent + 1 if waits else 0
+        if self._silent >= LOOKS:
+            self._why = f"no answer for {self.timeout:g} s"
+            for connection in list(self._handler._factory.pool):
+                connection.transport.abortConnection()
+
     async def close(self) -> None:
+        """Let go of the connection."""
+        self._watch.stop()
         await self._handler.disconnect()
 
 
@@ -131,11 +174,11 @@ async def connect(reactor: Any, config: Config) -> Client:
         address = Address.parse(redis.url, redis.username, redis.password_file, redis.ca_file)
     except (OSError, ValueError) as error:
         raise Failed(f"redis.password_file {redis.password_file}: {error}", USAGE) from None
-    client = Client(await _handler(reactor, address, config), address)
+    client = Client(reactor, await _handler(reactor, address, config), address, redis.timeout_seconds)
     try:
         await client.call("PING")
     except ReplyError as error:
-        raise _refused(address, str(error)) from None
+        raise _refused(address, str(error).rstrip(".")) from None
     except Unavailable as error:
         raise Failed(f"{error}", UNREACHABLE) from None
     return client
@@ -150,7 +193,7 @@ async def _handler(reactor: Any, address: Address, config: Config) -> Any:
     waiting: Deferred[Any] = txredisapi.Connection(
         address.host, address.port, address.db or None, reconnect=False, charset=None, convertNumbers=False,
         username=address.username, password=address.password, ssl_context_factory=_tls(address),
-        connectTimeout=config.redis.connect_seconds, replyTimeout=config.redis.timeout_seconds,
+        connectTimeout=config.redis.connect_seconds,
     )  # fmt: skip
     waiting.addTimeout(config.redis.connect_seconds + 1, reactor)
     try:
@@ -158,7 +201,7 @@ async def _handler(reactor: Any, address: Address, config: Config) -> Any:
     except (TimeoutError, CancelledError):
         why = f"no answer within {config.redis.connect_seconds:g} s"
     except ValueError as error:
-        why = str(error).removeprefix("Redis error: ")
+        why = str(error).removeprefix("Redis error: ").rstrip(".")
         if "could not auth" in why or "could not set dbid" in why:
             raise _refused(address, why) from None
     raise Failed(

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -15,6 +15,8 @@ from typing import Final
 import msgspec
 
 import notifier
+from notifier.cli.folder import AUDIENCE, KID
+from notifier.edge.embedded import HOST
 
 # twistd, started so that neither the current folder nor PATH decides which notifier it finds.
 TWISTD: Final = (
@@ -28,8 +30,9 @@ kill -TERM "$1" && kill -CONT "$1" || exit
 for second in 1 2 3 4 5 6 7 8; do sleep 1; kill -0 "$1" || exit; done
 kill -KILL "$1"
 """
+WEBSOCKET_PATH: Final = "/v1/websocket"
 LISTENERS: Final = ("websocket", "api", "admin")
-TAIL_LINES: Final = 12
+TAIL_LINES, TAIL_MOST = 8, 30
 
 
 class Daemon:
@@ -88,9 +91,11 @@ class Daemon:
         return None
 
     def tail(self) -> str:
-        """The last lines of the log, with its name."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
-        return f"the end of its log {self.log}:\n  " + ("\n  ".join(map(_plain, lines)) or "(nothing)")
+        """The last lines of the log, and of those before them the ones that are no mere information."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        kept = [line for line in lines[:-TAIL_LINES] if '"level":"info"' not in line] + lines[-TAIL_LINES:]
+        said = "\n  ".join(map(_plain, kept[-TAIL_MOST:])) or "(nothing)"
+        return f"the end of its log {self.log}:\n  {said}"
 
     def stop(self, timeout: float = 5.0) -> None:
         """End the process in order (SIGTERM: it drains), by force after `timeout` seconds."""
@@ -109,6 +114,43 @@ class Daemon:
                 guard.stdin.write(b"done\n")
             guard.stdin.close()
             guard.wait()
+
+
+def daemon_toml(redis_url: str, page_hosts: Iterable[str]) -> str:
+    """The daemon's configuration: all on the loopback, on free ports, for our page and our key alone."""
+    origins = ", ".join(f'"http://{host}"' for host in page_hosts)
+    listen = f'listen = "tcp:0:interface={HOST}"'
+    return f"""\
+# Written by `notifier demo` at every start: what is changed here does not last.
+name = "demo"
+
+[redis]
+url = "{redis_url}"
+
+[websocket]
+{listen}
+path = "{WEBSOCKET_PATH}"
+origins = [{origins}]
+
+[api]
+{listen}
+origins = [{origins}]
+
+[admin]
+{listen}
+
+[tokens]
+audience = "{AUDIENCE}"
+
+[[tokens.keys]]
+kid = "{KID}"
+algorithm = "EdDSA"
+file = "keys/{KID}.pub"
+
+[drain]
+seconds = 1.0
+timeout_seconds = 3.0
+"""
 
 
 def environment(ours: Mapping[str, str]) -> dict[str, str]:

@@ -1,10 +1,8 @@
 """`notifier`: one group of commands, each imported only when it is used (so that --help needs no reactor)."""
 
 import importlib
-import os
-import sys
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import click
 
@@ -28,7 +26,9 @@ COMMANDS: Final[dict[str, Place]] = {
     "watch": Place("notifier.cli.watch", "watch", "Follow a person's notifications on a WebSocket."),
     "revoke": Place("notifier.cli.revoke", "revoke", "Void all tokens of a person; close their sockets."),
     "dlq": Place("notifier.cli.dlq", "dlq", "List, show, retry or drop dead letters."),
-    "config": Place("notifier.cli.config", "config", "Check a configuration; print the default or the reference."),
+    "config": Place(
+        "notifier.cli.config", "config", "Check a configuration; print the default or the reference."
+    ),
 }
 
 
@@ -44,7 +44,9 @@ class LazyGroup(click.Group):
             return None
         command = getattr(importlib.import_module(place.module), place.attribute)
         if not isinstance(command, click.Command):
-            raise TypeError(f"{place.module}.{place.attribute} is {type(command).__name__}, not a click command")
+            raise TypeError(
+                f"{place.module}.{place.attribute} is {type(command).__name__}, not a click command"
+            )
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -70,11 +72,6 @@ def notifier() -> None:
     """Real-time notifications: publish events, watch them arrive, look after what did not."""
 
 
-def main(arguments: Sequence[str] | None = None) -> Any:
-    """Entry of the `notifier` program; never returns. A reader that went away (`| head`) is no error to report."""
-    try:
-        notifier.main(args=None if arguments is None else list(arguments), prog_name="notifier")
-    except BrokenPipeError:
-        # The interpreter flushes stdout once more at exit; let that go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry of the `notifier` program; never returns. A reader that went away (`| head`) ends it without a word."""
+    notifier.main(args=None if arguments is None else list(arguments), prog_name="notifier")

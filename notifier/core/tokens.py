@@ -83,7 +83,8 @@ class Verifier:
     """Checks tokens against a set of keys that may be replaced while running.
 
     `audience` must be in `aud`; `issuer`, unless None, must equal `iss`; `max_life` and `leeway` are seconds.
-    Raises ValueError for two keys of one kid and for an algorithm outside ALGORITHMS.
+    `unknown` is called when a token names a kid that no key has, before that token is refused: whoever can
+    fetch keys may set it. Raises ValueError for two keys of one kid and for an algorithm outside ALGORITHMS.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Verifier:
         self._max_life = max_life
         self._leeway = leeway
         self._keys = _by_kid(keys)
+        self.unknown: Callable[[], None] = _nobody
 
     def replace(self, keys: Iterable[Key]) -> None:
         """Use these keys from now on. Raises ValueError as the constructor does; the old keys then stay."""
@@ -128,6 +130,7 @@ class Verifier:
             return next(iter(keys.values()))
         key = keys.get(kid)
         if key is None:
+            self.unknown()
             raise TokenError("unknown_key", "no configured key has the kid that the token names")
         return key
 
@@ -156,6 +159,10 @@ class Verifier:
             raise TokenError("audience", f"the token's aud does not name {self._audience!r}")
         if self._issuer is not None and claims.iss != self._issuer:
             raise TokenError("issuer", f"the token's iss is not {self._issuer!r}")
+
+
+def _nobody() -> None:
+    """Keys come from nowhere else."""
 
 
 def _by_kid(keys: Iterable[Key]) -> dict[str, Key]:

@@ -131,7 +131,7 @@ class AdminRequest(BoundedRequest):
 
     def _answer(self) -> Answer:
         site = self.channel.site
-        hosts = self.requestHeaders.getRawHeaders("host", [])
+        hosts = self.field_lines("host")
         own = getattr(self.getHost(), "host", "")
         refused = refusal(self.method, self.clientproto, hosts, own, site.hosts)
         page = site.pages.get(self.path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import unquote
 
@@ -23,7 +23,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from notifier.config import Config
 from notifier.core import payload, session
-from notifier.core.inbox import Join, Joined, Mark, Page, Place
+from notifier.core.inbox import Join, Joined, Mark, MarkKind, Page, Place
 from notifier.core.session import READ_IDS, Close
 from notifier.core.tokens import Identity, TokenError, Verifier
 from notifier.edge.http import Answer, BoundedChannel, BoundedRequest, BoundedSite
@@ -133,7 +133,7 @@ def problem_of(failure: Failure) -> Problem:
 # What a request says ----------------------------------------------------------------------------------------
 
 
-def bearer(headers: list[str]) -> str:
+def bearer(headers: Sequence[str]) -> str:
     """The token in the Authorization header (RFC 6750 section 2.1). Raises Problem."""
     match = _BEARER.fullmatch(headers[0]) if len(headers) == 1 else None
     if match is None:
@@ -209,9 +209,9 @@ _SEEN: Final = msgspec.json.Decoder(SeenBody)
 _READ: Final = msgspec.json.Decoder(ReadBody)
 
 
-def body(content_type: str | None, content: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+def body(content_type: Sequence[str], content: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     """The content of a request. Raises Problem, which names the member that is wrong."""
-    if content_type is None or content_type.partition(";")[0].strip().lower() != JSON:
+    if [line.partition(";")[0].strip().lower() for line in content_type] != [JSON]:
         raise Problem("not-json", f"send JSON, with `Content-Type: {JSON}`", Accept=JSON)
     try:
         return decoder.decode(content)
@@ -227,7 +227,7 @@ def pointer(path: str) -> str:
     return "#" + "".join(f"/{name}" for name in re.findall(r"[A-Za-z0-9_]+", path))
 
 
-def mark_upto(user: str, kind: Any, epoch: str, seq: int) -> Mark:
+def mark_upto(user: str, kind: MarkKind, epoch: str, seq: int) -> Mark:
     """A mark on all rows up to a seq, which means something only in its epoch. Raises Problem."""
     place = Place.parse(epoch, seq)
     if place is None:
@@ -266,6 +266,7 @@ class Api:
         page = await self.inbox.page(who.user, place.seq if place else 0, most, who.issued)
         if page is None:
             raise self._revoked()
+        # Rows of another epoch may stand under the same numbers: going on could skip some unseen.
         if place is not None and (place.birth, place.run) != (page.birth, page.run):
             raise Problem("gone-cursor", "the inbox has begun a new epoch; begin again, without `cursor`")
         shown = {**standing(page), "rows": payload.rows(page), "cursor": cursor_of(page)}
@@ -278,8 +279,11 @@ class Api:
         start = session.start(one(request.args, "epoch"), number(request.args, "after", 0, MOST_SEQ, None))
         if isinstance(start, Close):
             raise invalid(start.reason, parameter="after")
-        mode, place = ("load", _NOWHERE) if start is None or start.load else ("resume", start.place)
-        joined = await self._sync(who, Join(mode, place, self.page))  # type: ignore[arg-type]
+        if start is None or start.load:
+            join = Join("load", _NOWHERE, self.page)
+        else:
+            join = Join("resume", start.place, self.page)
+        joined = await self._sync(who, join)
         return request.json(
             {
                 "result": joined.result,
@@ -318,7 +322,7 @@ class Api:
         return request.dress(told(problem_of(failure)))
 
     def _person(self, request: ApiRequest) -> Identity:
-        token = bearer(request.requestHeaders.getRawHeaders("authorization", []))
+        token = bearer(request.field_lines("authorization"))
         try:
             identity = self.verifier.verify(token, self.reactor.seconds())
         except TokenError as error:
@@ -380,14 +384,14 @@ class ApiRequest(BoundedRequest):
 
     def json(self, document: Mapping[str, Any]) -> bytes:
         """Dress the response for this document; the body comes back."""
-        return self.dress(Answer(200, _encode(document), JSON, self._cors()))
+        return self.dress(Answer(200, _encode(document), JSON))
 
     def dress(self, answer: Answer) -> bytes:
         return super().dress(self._with_cors(answer))
 
     def body(self, decoder: msgspec.json.Decoder[T]) -> T:
         """The content. Raises Problem."""
-        return body(self.getHeader("content-type"), self.content.read(), decoder)
+        return body(self.field_lines("content-type"), self.content.read(), decoder)
 
     def process(self) -> None:
         self.site = self.channel.site
@@ -414,7 +418,7 @@ class ApiRequest(BoundedRequest):
 
     def _check_host(self) -> None:
         # RFC 9112 section 3.2: a request of HTTP/1.1 with no Host, or with two, is answered with 400.
-        count = len(self.requestHeaders.getRawHeaders("host", []))
+        count = len(self.field_lines("host"))
         if count > 1 or (count == 0 and self.clientproto == b"HTTP/1.1"):
             raise invalid("exactly one Host header is needed")
 
@@ -425,8 +429,8 @@ class ApiRequest(BoundedRequest):
         allowed = self.channel.site.origins
         if "*" in allowed:
             return "*"
-        origin: str | None = self.getHeader("origin")
-        return origin if origin in allowed else None
+        origin = self.field_lines("origin")
+        return origin[0] if len(origin) == 1 and origin[0] in allowed else None
 
     def _with_cors(self, answer: Answer) -> Answer:
         return msgspec.structs.replace(answer, fields={**self._cors(), **answer.fields})
@@ -441,8 +445,8 @@ class ApiRequest(BoundedRequest):
         return fields
 
     def _is_preflight(self) -> bool:
-        asked = self.requestHeaders.hasHeader("access-control-request-method")
-        return bool(self.method == b"OPTIONS" and asked and self.requestHeaders.hasHeader("origin"))
+        named = all(map(self.field_lines, ("origin", "access-control-request-method")))
+        return bool(self.method == b"OPTIONS" and named)
 
     def _preflight(self) -> Answer:
         if self._origin() is None:

@@ -80,6 +80,11 @@ class BoundedRequest(Request):
         self.args = parse_qs(query, keep_blank_values=True)
         self.process()
 
+    def field_lines(self, name: str) -> list[str]:
+        """The values of a header field, one for each line of it. Any byte is a character: none can fail us."""
+        lines = self.requestHeaders.getRawHeaders(name.encode("ascii"), [])
+        return [line.decode("latin-1") for line in lines]  # RFC 9110 section 5.5: opaque beyond ASCII
+
     def dress(self, answer: Answer) -> bytes:
         """Set status and header fields; the body comes back, to be written. No Server field: it helps nobody."""
         self.setResponseCode(answer.status)

@@ -3,7 +3,7 @@ Every letter has a name that a shell takes as it is: part/reason/stream id, the 
 
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
@@ -40,13 +40,17 @@ class Name(NamedTuple):
         """Raises ValueError for what is not the name of a letter."""
         match = re.fullmatch(r"(in|[0-9]{1,2})/([a-z_]{1,40})/([0-9]{1,20}-[0-9]{1,20})", text)
         if match is None:
-            raise ValueError(f"{text!r} is not the name of a dead letter, which looks like 0/schema/1764000000000-0")
+            raise ValueError(
+                f"{text!r} is not the name of a dead letter, which looks like 0/schema/1764000000000-0"
+            )
         return cls(*match.groups())
 
     @property
     def key(self) -> str:
         """The stream that holds it."""
-        return keys.dead_letters(keys.FRONT_TAG if self.part == FRONT else keys.tag(int(self.part)), self.reason)
+        return keys.dead_letters(
+            keys.FRONT_TAG if self.part == FRONT else keys.tag(int(self.part)), self.reason
+        )
 
     @property
     def order(self) -> tuple[int, int]:
@@ -221,7 +225,8 @@ def _letter(name: Name, entry: Any) -> DeadLetter | None:
     if values.get(b"v") != VERSION:
         return None
     detail, source, stream_id, to = (
-        values.get(field, b"").decode("utf-8", "backslashreplace") for field in (b"detail", b"source", b"entry", b"to")
+        values.get(field, b"").decode("utf-8", "backslashreplace")
+        for field in (b"detail", b"source", b"entry", b"to")
     )
     return DeadLetter(name, detail, source, stream_id, to, values.get(b"raw", b""))
 
@@ -239,9 +244,9 @@ def _bounded(letters: Sequence[tuple[Name, bytes]]) -> Iterator[list[tuple[Name,
         yield part
 
 
-async def _all(asked: Iterable[Awaitable[Any]]) -> list[Any]:
+async def _all(asked: Iterable[Deferred[Any]]) -> list[Any]:
     """All answers of a pipeline, or the first error."""
-    results = await DeferredList(list(asked), consumeErrors=True)  # type: ignore[arg-type]
+    results: list[tuple[bool, Any]] = await DeferredList(list(asked), consumeErrors=True)
     for well, result in results:
         if not well:
             result.raiseException()

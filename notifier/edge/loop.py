@@ -150,11 +150,13 @@ class Minder:
         self.reactor, self.calls, self.loops, self.metrics = reactor, calls, loops, metrics
         self.backlog_limit = backlog_limit
         self._timer: Any = None
+        self._due = 0.0
         self._sweep_at = 0.0
         self._pressed = False
         metrics.watch("leases_held", lambda: sum(loop.steps.owned for loop in loops))
 
     def start(self) -> None:
+        self._due = self.reactor.seconds() + 1.0
         self._timer = self.reactor.callLater(1.0, self._look)
 
     def stop(self) -> None:
@@ -162,9 +164,10 @@ class Minder:
             self._timer.cancel()
 
     def _look(self) -> None:
-        began = self.reactor.seconds()
+        now = self.reactor.seconds()
+        self.metrics.reactor_lag_seconds = max(0.0, now - self._due)
+        self._due = now + 1.0
         self._timer = self.reactor.callLater(1.0, self._look)
-        self._timer.expected = began + 1.0
         Deferred.fromCoroutine(self._mind()).addErrback(_quiet)
 
     async def _mind(self) -> None:

@@ -151,6 +151,10 @@ class Link(Protocol):
         else:
             answer.callback(reply)
 
+    def itself(self) -> "Link":
+        """ClientService hands out a proxy of the protocol; this is what it stands for."""
+        return self
+
     def overdue(self, now: float, timeout: float) -> bool:
         """Has the oldest question waited too long? Then the connection is of no use."""
         return bool(self.waiting) and now - self.waiting[0][1] > timeout
@@ -260,7 +264,8 @@ class Connection:
     def _prepare(self, link: Any) -> Deferred[Any]:
         return Deferred.fromCoroutine(self._greet(link))
 
-    async def _greet(self, link: Link) -> None:
+    async def _greet(self, proxy: Link) -> None:
+        link = proxy.itself()
         try:
             for command in (*self.address.greeting(), ("PING",)):
                 await link.call(*command)

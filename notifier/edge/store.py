@@ -72,6 +72,7 @@ class RedisLog:
         self._keys = (keys.lease(tagged), stream)
         self._wait = wait
         self._last = "$"  # where a wait for more begins
+        self._entry = _produced if stream == keys.FRONT_DOOR else _routed
 
     async def take(self) -> bool:
         """Take the lease, or keep it; False while another process holds it."""
@@ -109,7 +110,7 @@ class RedisLog:
         _check(status)
         following = upto.decode()
         return Claimed(
-            tuple(map(_entry, filter(None, entries))),
+            tuple(map(self._entry, filter(None, entries))),
             tuple(entry.decode() for entry in lost),
             "" if following == "0-0" else following,
         )
@@ -131,7 +132,7 @@ class RedisLog:
             self._last = fresh[-1][0].decode()
         return Handed(
             tuple((at, error.decode("utf-8", "replace")) for at, error in failures),
-            tuple(map(_entry, fresh)),
+            tuple(map(self._entry, fresh)),
             duplicates,
         )
 
@@ -168,14 +169,12 @@ class RedisLog:
 
     async def depth(self) -> Depth:
         """How much lies in the stream, and how old the oldest entry is by the server's clock."""
-        count, first, clock = await gatherResults(
-            [
-                self.calls.call("XLEN", self.stream),
-                self.calls.call("XRANGE", self.stream, "-", "+", "COUNT", "1"),
-                self.calls.call("TIME"),
-            ],
-            consumeErrors=True,
+        asked = (
+            self.calls.call("XLEN", self.stream),
+            self.calls.call("XRANGE", self.stream, "-", "+", "COUNT", "1"),
+            self.calls.call("TIME"),
         )
+        count, first, clock = await _first(gatherResults(asked, consumeErrors=True))
         oldest = int(first[0][0].partition(b"-")[0]) / 1000 if first else 0.0
         return Depth(count, max(0.0, int(clock[0]) + int(clock[1]) / 1e6 - oldest) if first else 0.0)
 
@@ -190,18 +189,23 @@ def _check(status: bytes) -> None:
         raise GroupLost
 
 
-def _entry(raw: Any) -> Entry:
+def _produced(raw: Any) -> Entry:
+    """An entry of the front door: a producer's, whatever its fields."""
     entry, fields = raw
-    if len(fields) == 2 and fields[0] == b"event":  # as a producer appends it
+    if len(fields) == 2 and fields[0] == b"event":
         return Entry(entry.decode(), fields[1])
+    event = dict(zip(fields[::2], fields[1::2], strict=True)).get(b"event")
+    return Entry(entry.decode(), event, () if event is not None else tuple(fields))
+
+
+def _routed(raw: Any) -> Entry:
+    """An entry of a shard's own stream, where only routers append."""
+    entry, fields = raw
     values = dict(zip(fields[::2], fields[1::2], strict=True))
-    event = values.get(b"event")
-    if event is None:
-        return Entry(entry.decode(), None, tuple(fields))
-    if values.get(b"v") == b"1" and b"to" in values:  # as a router appends it
-        people = tuple(values[b"to"].decode().split(" "))
-        return Entry(entry.decode(), event, (), values[b"id"].decode(), people)
-    return Entry(entry.decode(), event)
+    if values.get(b"v") != b"1":
+        return _produced(raw)
+    people = tuple(values[b"to"].decode().split(" "))
+    return Entry(entry.decode(), values[b"event"], (), values[b"id"].decode(), people)
 
 
 class RedisShards:

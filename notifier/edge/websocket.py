@@ -277,6 +277,7 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
             metrics,
         )
         self.leeway = leeway
+        self.fetches_keys = False  # a key set is fetched and may bring keys that are unknown now
         self.now = now or reactor.seconds
         # a minute's pings may cost no more than a minute's messages
         self.ping_cost = limits.messages_per_second * 60 / max(1, limits.pings_per_minute) / 10
@@ -444,7 +445,9 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
             identity = self.verifier.verify(token, self.now())
         except TokenError as error:
             self.metrics.auth_failures.count(error.reason)
-            code = sessions.TOKEN_EXPIRED if error.reason == "expired" else sessions.NOT_AUTHENTICATED
+            # 4001: come again with a new token. Also for a key that we do not know yet, while keys are fetched.
+            again = error.reason == "expired" or (error.reason == "unknown_key" and self.fetches_keys)
+            code = sessions.TOKEN_EXPIRED if again else sessions.NOT_AUTHENTICATED
             connection.refuse(code, str(error))
             return None
         if SCOPE not in identity.scopes:

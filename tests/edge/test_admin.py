@@ -199,6 +199,11 @@ def test_host_against_dns_rebinding(server: Server, host: str | None, status: in
         assert server.ask(path, host=host)[0] == status
 
 
+def test_a_host_in_bytes_that_are_no_text_is_refused(server: Server) -> None:
+    reply = server.raw(b"GET /healthz HTTP/1.1\r\nConnection: close\r\nHost: \xff\r\n\r\n")
+    assert parsed(reply)[0] == 400
+
+
 def test_two_hosts_are_refused(server: Server) -> None:
     assert server.ask("/healthz", more="Host: localhost\r\n")[0] == 400
 

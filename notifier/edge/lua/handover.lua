@@ -5,8 +5,8 @@
 -- An item: {1, entry, user, mark key, mark, time, id, group, actor, accepted, body}: a row
 --          {2, entry, user, mark key, mark, time, id, group, actor, accepted}: a retraction
 --          {3, entry, reason, detail, source, at, user}: to the dead letters; the raw bytes are argument 14 + at
--- Returns {status, {{item, error}...}, entries, lost}: status ok | lease | group; error "held" = waits for an earlier one.
-if call('GET', KEYS[1]) ~= ARGV[2] then return {'lease', {}, {}} end
+-- Returns {status, {{item, error}...}, entries, repeats}: status ok | lease | group; error "held" = waits for an earlier one.
+if call('GET', KEYS[1]) ~= ARGV[2] then return {'lease', {}, {}, 0} end
 
 local batch = cmsgpack.unpack(ARGV[14])
 local entries, items = batch[1], batch[2]
@@ -81,7 +81,8 @@ end
 
 local function retract(_, _, user, _, _, time, id, group, actor, accepted)
   local off_time, off_id = register(user, group, actor)
-  if off_time and not later(time, id, off_time, off_id) then return end
+  -- An equal register is this retraction's own: all but its expiry is known to be done.
+  if off_time and later(off_time, off_id, time, id) then return end
   local box = load_inbox(user)
   local rows = box and rows_of(box, group, time, id) or {}
   if #rows > 0 then

@@ -26,7 +26,7 @@ local function load_inbox(user, extra)
   local box = {key = key, user = user, birth = tonumber(v[1]), run = v[2], prun = v[3], from = tonumber(v[4]),
                seq = tonumber(v[5]), floor = tonumber(v[6]), tail = tonumber(v[7]), live = tonumber(v[8]),
                seen = tonumber(v[9]), ack = tonumber(v[10]), unread = tonumber(v[11]), tombs = tonumber(v[12]),
-               past = tonumber(v[13]), till = tonumber(v[14]), sets = {}, dels = {}, blank = {}}
+               past = tonumber(v[13]), till = tonumber(v[14]) or 0, sets = {}, dels = {}, blank = {}}
   box.base = box.seq
   box.was = {floor = box.floor, tail = box.tail, past = box.past, tombs = box.tombs, live = box.live, unread = box.unread}
   return box, v[15]
@@ -163,11 +163,6 @@ local function save_inbox(box, retention)
   for _, name in ipairs(COUNTS) do
     if box[name] ~= was[name] then put(box, name, int(box[name])) end
   end
-  local renew = box.till - retention + DAY < now
-  if renew then
-    box.till = now + retention
-    put(box, 'till', int(box.till))
-  end
   if box.whole then
     for _, name in ipairs({'birth', 'from', 'seen', 'ack'}) do put(box, name, int(box[name])) end
     put(box, 'run', box.run)
@@ -175,7 +170,12 @@ local function save_inbox(box, retention)
   end
   call('HSET', box.key, unpack(box.sets))
   if #box.dels > 0 then call('HDEL', box.key, unpack(box.dels)) end
-  if renew then call('PEXPIRE', box.key, int(retention)) end
+  if box.till - retention + DAY < now then
+    -- `till` last: after an error in between the next write does this again, or the inbox would stay for ever
+    box.till = now + retention
+    call('PEXPIRE', box.key, int(retention))
+    call('HSET', box.key, 'till', int(box.till))
+  end
   box.sets, box.dels, box.blank, box.whole, box.base = {}, {}, {}, false, box.seq
   for _, name in ipairs(COUNTS) do was[name] = box[name] end
 end

@@ -15,7 +15,7 @@ if ARGV[3] ~= '' then
 end
 
 local box = load_inbox(user)
-if not box and ARGV[3] ~= '' then
+if ARGV[3] ~= '' and not (box and box.till > 0) then
   -- made now, so that the place that `ready` names is one from which to resume
   box = open_inbox(user)
   save_inbox(box, tonumber(ARGV[12]))

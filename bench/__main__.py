@@ -1,0 +1,41 @@
+"""`python -m bench` runs all benches, `python -m bench NAME... [OPTIONS]` some, `python -m bench list` tells them."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+BENCHES = ("hub", "pipeline", "idle", "handshake")
+
+
+def main() -> int:
+    """The exit status: 0 if every bench that was asked for has measured all its rows."""
+    words = sys.argv[1:]
+    names = [word for word in words if not word.startswith("-")] if words[:1] else []
+    if names:
+        first_option = next((at for at, word in enumerate(words) if word.startswith("-")), len(words))
+        names, options = words[:first_option], words[first_option:]
+    else:
+        options = words
+    if names == ["list"]:
+        for name in BENCHES:
+            print(f"{name:10} {importlib.import_module(f'bench.{name}').__doc__.splitlines()[0]}")
+        return 0
+    unknown = [name for name in names if name not in BENCHES]
+    if unknown:
+        print(f"no bench {unknown[0]!r}; there are: {', '.join(BENCHES)}", file=sys.stderr)
+        return 2
+    return max([_run(name, options) for name in names or BENCHES])
+
+
+def _run(name: str, options: list[str]) -> int:
+    print(f"\n## {name}\n", flush=True)
+    try:
+        importlib.import_module(f"bench.{name}").main(options)
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

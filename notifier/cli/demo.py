@@ -1,0 +1,373 @@
+"""`notifier demo`: Valkey, the daemon and a web page on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
+
+import click
+import txredisapi
+from twisted.internet import defer
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+from twisted.logger import ILogObserver, Logger, globalLogBeginner
+
+from notifier.cli.daemon import WEBSOCKET_PATH, Daemon, daemon_toml
+from notifier.cli.folder import AUDIENCE, DEFAULT, KID, VARIABLE, DemoFolder, FolderError
+from notifier.cli.page_server import PublishError, Token, own_hosts, page_site
+from notifier.cli.probe import silent_parts
+from notifier.core.keys import FRONT_DOOR
+from notifier.edge import logs
+from notifier.edge.embedded import HOST, EmbeddedServer, ServerError
+from notifier.edge.operator_key import make_operator_key, mint
+
+log = Logger()
+
+TOKEN_SECONDS: Final = 900
+READY_SECONDS: Final = 30.0  # for the daemon, on a slow machine
+ANSWER_SECONDS: Final = 15.0
+# The daemon's stop and then Valkey's, together under 10 s.
+DAEMON_STOP, REDIS_STOP = 5.0, 3.0
+
+T = TypeVar("T")
+
+
+class DemoError(Exception):
+    """The demo cannot go on; the text says why and what to do."""
+
+
+class Stopped(Exception):
+    """Somebody asked to stop while the demo was starting."""
+
+
+def say(text: str = "", end: str = "\n") -> None:
+    """To stdout, at once. A terminal or a pipe that went away is no reason to stop."""
+    with suppress(OSError):
+        click.echo(text + end, nl=False)
+        sys.stdout.flush()
+
+
+class Demo:
+    """All parts, started in order and stopped in reverse. `fault`: why it ended, if nobody asked for it."""
+
+    def __init__(self, reactor: Any, folder: DemoFolder, board: DemoFolder | None, port: int) -> None:
+        self.reactor, self.folder, self.board, self.page_port = reactor, folder, board, port
+        self.fault: str | None = None
+        self.endpoints: dict[str, str] = {}
+        self._asked = threading.Event()
+        self._redis = EmbeddedServer(folder.redis)
+        self._daemon = Daemon(folder.config, folder.daemon_log)
+        self._redis_starting = False
+        self._page: Any = None
+        self._producer: Any = None
+
+    def ask_to_stop(self, *_: object) -> None:
+        """Signal handler: stop in order. Asked again while stopping, it goes on with that."""
+        self._asked.set()
+
+    async def live(self) -> None:
+        """Start, run until asked to stop or until a part dies, stop. Never raises."""
+        try:
+            await self._start()
+            self._greet()
+            await self._watch()
+        except Stopped:
+            pass
+        except (DemoError, ServerError, FolderError, OSError, ValueError) as error:
+            self.fault = str(error)
+        except Exception as error:
+            log.failure("the demo itself failed")
+            self.fault = f"{type(error).__name__}: {error} (a fault of the demo; see {self.folder.page_log})"
+        await self._stop()
+
+    # -- starting
+
+    async def _start(self) -> None:
+        began = time.monotonic()
+        say(f"notifier demo: starting, with its data in {self.folder.path}")
+        self._make_key()
+        self._listen()
+        with self._step("Redis (embedded Valkey)"):
+            await self._start_redis()
+        with self._step("notifier daemon"):
+            self.folder.config.write_text(
+                daemon_toml(self._redis.url, own_hosts(self.page_port)), encoding="utf-8"
+            )
+            self._daemon.start()
+            self.endpoints = self._urls(await self._until(self._daemon.ports, READY_SECONDS, self._not_ready))
+        with self._step("asking every part"):
+            await self._all_answer()
+        self._announce()
+        say(f"  all parts answer after {time.monotonic() - began:.1f} s")
+
+    @contextmanager
+    def _step(self, name: str) -> Iterator[None]:
+        if self._asked.is_set():
+            raise Stopped
+        say(f"  {name} ...", end="")
+        began = time.monotonic()
+        try:
+            yield
+        except BaseException:
+            say()
+            if self._asked.is_set():
+                raise Stopped from None
+            raise
+        say(f" {time.monotonic() - began:.1f} s")
+
+    def _make_key(self) -> None:
+        have = [path for path in (self.folder.key, self.folder.public_key) if path.exists()]
+        if not have:
+            make_operator_key(self.folder.keys, KID)
+        elif len(have) == 1:
+            raise DemoError(f"{have[0]} lost the other half of its pair: delete it, and a new pair is made")
+
+    def _listen(self) -> None:
+        site = page_site(self._mint, self._publish, self.reactor)
+        try:
+            self._page = self.reactor.listenTCP(self.page_port, site, interface=HOST)
+        except CannotListenError as error:
+            raise DemoError(
+                f"the page cannot listen on port {self.page_port} of {HOST} ({error.socketError}): choose another "
+                "with --port, or leave --port out for a free one"
+            ) from None
+        self.page_port = self._page.getHost().port
+
+    async def _start_redis(self) -> None:
+        self._redis_starting = True
+        begun = deferToThread(self._redis.start)
+        while not begun.called:
+            await self._pause()
+            if self._asked.is_set():  # start() waits for an answer; a server that ends gives it one
+                with suppress(ServerError, ProcessLookupError):
+                    os.kill(self._redis.pid, signal.SIGTERM)
+        self._redis_starting = False
+        await begun
+        self._producer = txredisapi.lazyConnection(
+            HOST,
+            self._redis.port,
+            charset=None,
+            convertNumbers=False,
+            connectTimeout=5,
+            replyTimeout=5,
+        )
+
+    def _urls(self, ports: dict[str, int]) -> dict[str, str]:
+        return {
+            "redis": self._redis.url,
+            "websocket": f"ws://{HOST}:{ports['websocket']}{WEBSOCKET_PATH}",
+            "api": f"http://{HOST}:{ports['api']}",
+            "admin": f"http://{HOST}:{ports['admin']}",
+            "page": f"http://{HOST}:{self.page_port}/",
+        }
+
+    async def _until(self, ask: Callable[[], T | None], seconds: float, fault: Callable[[], str]) -> T:
+        """What `ask` answers as soon as it is not None, unless a part dies or `seconds` pass."""
+        end = time.monotonic() + seconds
+        while (answer := ask()) is None:
+            self._check()
+            if time.monotonic() > end:
+                raise DemoError(fault())
+            await self._pause()
+        return answer
+
+    def _not_ready(self) -> str:
+        return f"the notifier daemon was not ready within {READY_SECONDS:g} s; {self._daemon.tail()}"
+
+    async def _all_answer(self) -> None:
+        end = time.monotonic() + ANSWER_SECONDS
+        while silent := await deferToThread(silent_parts, self.endpoints, self._asked.is_set):
+            self._check()
+            if time.monotonic() > end:
+                faults = "".join(
+                    f"\n  {name} ({self.endpoints[name]}): {said}" for name, said in silent.items()
+                )
+                raise DemoError(
+                    f"not all parts answered within {ANSWER_SECONDS:g} s:{faults}\n{self._daemon.tail()}"
+                )
+            await self._pause()
+
+    def _announce(self) -> None:
+        self.folder.announce(self.endpoints)
+        if self.board is not None:
+            self.board.announce(self.endpoints, self.folder.path)
+
+    def _greet(self) -> None:
+        event = '{"type":"like","actor":{"id":"ana"},"to":["7"],"object":{"type":"photo","id":"99"}}'
+        try_token = f"{_program()} token 7"
+        if self.board is None and self.folder.path != DEFAULT.resolve():
+            try_token += f" --data {self.folder.path}"
+        say(f"""
+Open    {self.endpoints["page"]}
+
+Send    redis-cli -p {self._redis.port} XADD {FRONT_DOOR} '*' event '{event}'
+Token   {try_token}
+Socket  {self.endpoints["websocket"]}
+API     {self.endpoints["api"]}
+Health  {self.endpoints["admin"]}/readyz
+Logs    {self.folder.daemon_log}
+        (these addresses are in {self.folder.endpoints})
+
+Stop    Ctrl-C, or SIGTERM to process {os.getpid()}. The data stays in {self.folder.path}.
+""")
+
+    # -- running
+
+    async def _watch(self) -> None:
+        while not self._asked.is_set():
+            self._check()
+            await self._pause(0.1)
+
+    def _check(self) -> None:
+        """Raises DemoError when a part has died, Stopped when somebody asked to stop."""
+        if self._asked.is_set():
+            raise Stopped
+        ended = self._daemon.ended()
+        if ended is not None:
+            raise DemoError(ended)
+        if not self._redis.running:
+            tail = "\n  ".join(self._redis.log.read_text(errors="replace").splitlines()[-12:])
+            raise DemoError(f"Redis (embedded Valkey) ended; the end of its log {self._redis.log}:\n  {tail}")
+
+    def _pause(self, seconds: float = 0.02) -> Deferred[None]:
+        return deferLater(self.reactor, seconds)
+
+    def _mint(self, user: str) -> Token | None:
+        if not self.endpoints:
+            return None
+        now = time.time()
+        token = mint(self.folder.key.read_bytes(), KID, "EdDSA", user, AUDIENCE, TOKEN_SECONDS, now)
+        websocket, api = self.endpoints["websocket"], self.endpoints["api"]
+        return Token(user, token, int(now) + TOKEN_SECONDS, websocket, api)
+
+    async def _publish(self, event: bytes) -> str:
+        if self._producer is None:
+            raise PublishError("Redis is not there yet")
+        try:
+            # A call on a lazy connection waits for the connection without limit; this one does not.
+            call = self._producer.execute_command("XADD", FRONT_DOOR, "*", "event", event)
+            entry: bytes = await call.addTimeout(5.0, self.reactor)
+        except (txredisapi.RedisError, defer.TimeoutError) as error:
+            raise PublishError(str(error) or type(error).__name__) from None
+        return entry.decode()
+
+    # -- stopping
+
+    async def _stop(self) -> None:
+        say("notifier demo: stopping ...", end="")
+        began = time.monotonic()
+        for place in filter(None, (self.folder, self.board)):
+            with suppress(OSError):
+                place.withdraw()  # first: nobody should look for parts that are going
+        if self._page is not None:
+            await self._page.stopListening()
+        await deferToThread(self._daemon.stop, DAEMON_STOP)
+        if self._producer is not None:
+            with suppress(Exception):
+                await self._producer.disconnect()
+        await deferToThread(self._redis.stop, REDIS_STOP)
+        say(f" stopped after {time.monotonic() - began:.1f} s")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  notifier demo
+  notifier demo --port 8000 --data /tmp/demo
+\b
+Exit codes: 0 stopped when asked to, 1 could not start or a part died (stderr says why), 2 usage."""
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=0,
+    metavar="N",
+    help="Port of the web page.  [default: a free one]",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar=VARIABLE,
+    default=DEFAULT,
+    help=f"Folder that keeps the data from one start to the next.  [default: {DEFAULT}, or ${VARIABLE}]",
+)
+def demo(port: int, data: Path) -> None:
+    """Start everything on this machine and leave it running: Valkey, the daemon, and a page to try it on.
+
+    All of it listens on the loopback. When every part answers, the addresses are printed and written to
+    .demo/endpoints.json, which goes away when the demo ends. Ctrl-C stops everything.
+    """
+    _open_standard_streams()
+    folder = DemoFolder(data)
+    try:
+        folder.hold()
+        board = _board(folder)
+        fault = _run(folder, board, port)
+    except FolderError as error:
+        fault = str(error)
+    if fault is not None:
+        with suppress(OSError):
+            click.echo(f"notifier demo: {fault}", err=True)
+        sys.exit(1)
+
+
+def _program() -> str:
+    """How this program was called, so that what we print can be typed as it stands."""
+    called = Path(sys.argv[0])
+    if called.name != "notifier":
+        return "notifier"
+    with suppress(ValueError):
+        return str(called.absolute().relative_to(Path.cwd()))
+    return str(called)
+
+
+def _board(folder: DemoFolder) -> DemoFolder | None:
+    """Where people look for a demo, when its data is elsewhere; None when another demo is announced there."""
+    usual = DemoFolder(DEFAULT)
+    if usual.path == folder.path:
+        return None
+    try:
+        usual.hold()
+    except FolderError as error:
+        say(f"notifier demo: not announced in {usual.path}: {error}")
+        return None
+    return usual
+
+
+def _run(folder: DemoFolder, board: DemoFolder | None, port: int) -> str | None:
+    """Runs a demo in this thread until it has ended; why, unless somebody asked for it."""
+    from twisted.internet import reactor as installed  # late: importing it installs it
+
+    reactor: Any = installed
+    running = Demo(reactor, folder, board, port)
+    # Set in any case: a shell that starts us in the background leaves SIGINT ignored. A SIGHUP that is
+    # ignored stays so, for that is what nohup is for.
+    signal.signal(signal.SIGINT, running.ask_to_stop)
+    signal.signal(signal.SIGTERM, running.ask_to_stop)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, running.ask_to_stop)
+    with folder.page_log.open("a", encoding="utf-8") as page_log:
+        lines = cast("ILogObserver", logs.observer(page_log, "warn", "text"))
+        globalLogBeginner.beginLoggingTo([lines], redirectStandardIO=False)
+        ended = lambda: Deferred.fromCoroutine(running.live()).addBoth(lambda _: reactor.stop())  # noqa: E731
+        reactor.callWhenRunning(ended)
+        reactor.run(installSignalHandlers=False)
+    return running.fault
+
+
+def _open_standard_streams() -> None:
+    """Started with stdin, stdout or stderr closed, the first sockets and files would take their places."""
+    for stream in (0, 1, 2):
+        try:
+            os.fstat(stream)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one

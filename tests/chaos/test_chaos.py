@@ -1,0 +1,269 @@
+"""Daemons are killed and paused while events flow; then every inbox and every client holds exactly its events."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from tests.chaos.checker import Inbox, judge, parse
+from tests.chaos.crowd import Crowd
+from tests.chaos.failpoints import POINTS
+from tests.chaos.producer import STREAM, Producer, story
+from tests.daemon import Daemon, wait_until
+from tests.servers import Valkey
+
+LEASE: Final = 0.5  # s
+OVER_ROUTER: Final = ("append", "routed", "acknowledge")
+SETTINGS: Final[dict[str, dict[str, object]]] = {
+    "inbox": {"cap": 400},
+    "fanout": {"lease_seconds": LEASE, "poll_ms": 50, "claim_seconds": 2},
+    "websocket": {"refresh_seconds": 3, "resync_spread_seconds": 1},
+    "limits": {"messages_per_second": 1000.0, "messages_burst": 1000},
+    "log": {"level": "info"},
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How bad it gets."""
+
+    events: int
+    kills: int
+    pauses: int
+    shards: int = 1
+    people: int = 500
+    clients: int = 100
+    seed: int = 1
+    redis_kills: int = 0
+
+    @property
+    def points(self) -> list[str]:
+        """Points that this set-up can pass."""
+        return [point for point in POINTS if self.shards > 1 or point not in OVER_ROUTER]
+
+
+class Storm:
+    """Two daemons on one Redis, a producer and a crowd. A context manager."""
+
+    def __init__(self, folder: Path, server: Valkey, plan: Plan) -> None:
+        self.server, self.plan = server, plan
+        self.chance = random.Random(plan.seed)
+        self.people = [f"p{number}" for number in range(plan.people)]
+        settings = SETTINGS | {"redis": {"shards": plan.shards}}
+        program = ("-m", "tests.chaos.failpoints")
+        self.daemons = [
+            Daemon(folder, server.url, settings, name=name, program=program) for name in ("left", "right")
+        ]
+        self.producer = Producer(server.port, story(plan.events, self.people, plan.seed))
+        self.crowd = Crowd(self.people[: plan.clients], self.ports, restless=4, reads=5)
+        self.deaths: Counter[str] = Counter()
+        self.takeovers = 0
+        self._points = self._fates()
+        self._open: tuple[int, ...] = ()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        for daemon in self.daemons:
+            daemon.launch("none", "0")
+        for daemon in self.daemons:
+            daemon.port("websocket")
+        self.look()
+        self._stack.enter_context(self.producer)
+        self._stack.enter_context(self.crowd)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+        for daemon in self.daemons:
+            daemon.kill()
+
+    def ports(self) -> tuple[int, ...]:
+        return self._open
+
+    def look(self) -> None:
+        """Which daemons can be connected to?"""
+        found = [daemon.listening("websocket") for daemon in self.daemons]
+        self._open = tuple(port for port in found if port)
+
+    def _fates(self) -> Iterator[tuple[str, str]]:
+        """Every point in turn, each after a few passes."""
+        while True:
+            points = self.plan.points
+            self.chance.shuffle(points)
+            for point in points:
+                rare = point in ("lease", "claim", "between")
+                yield point, str(1 if rare else self.chance.randint(1, 3))
+
+    def arm(self, daemon: Daemon) -> None:
+        daemon.launch(*next(self._points))
+
+    def bury(self) -> None:
+        """Count who died by its own hand, and start it again with another fate."""
+        for daemon in self.daemons:
+            if not daemon.running:
+                last = daemon.messages()[-1]
+                assert last.startswith("died: "), (
+                    f"{daemon.name} ended without being told to:\n{daemon.tail()}"
+                )
+                self.deaths[last.removeprefix("died: ")] += 1
+                daemon.kill()
+                self.arm(daemon)
+        self.look()
+
+    def run(self) -> None:
+        """All kills and pauses, with the events spread over them; then two daemons that stay."""
+        plan = self.plan
+        moments = plan.kills + plan.pauses
+        pauses = {at * moments // plan.pauses for at in range(plan.pauses)} if plan.pauses else set()
+        for daemon in self.daemons:
+            daemon.kill()
+            self.arm(daemon)
+        left = plan.events
+        for moment in range(moments):
+            share = left // (moments - moment)
+            left -= share
+            self.producer.release(share)
+            if moment in pauses:
+                self.pause_owner()
+            else:
+                self.wait_for_death()
+        self.producer.release(left)
+        wait_until(lambda: self.producer.idle, 60, "the producer has been answered")
+        self.settle()
+
+    def wait_for_death(self, patience: float = 3.0) -> None:
+        """One daemon dies where it was told to; if none does, one is killed wherever it is."""
+        before, until = self.deaths.total(), time.monotonic() + patience
+        while self.deaths.total() == before:
+            time.sleep(0.01)
+            self.bury()
+            if time.monotonic() > until:
+                victim = self.owner() or self.chance.choice(self.daemons)
+                victim.kill()
+                self.deaths["anywhere"] += 1
+                self.arm(victim)
+
+    def owner(self) -> Daemon | None:
+        """Who reads the first shard now."""
+        holder = self.server.call("GET", "lease:{0}")
+        slots = self.server.call("KEYS", "slot:*")
+        assert isinstance(slots, list)
+        for slot in slots:
+            if self.server.call("GET", slot) == holder:
+                name = slot.decode().removeprefix("slot:").rsplit("-", 1)[0]
+                return next(daemon for daemon in self.daemons if daemon.name == name)
+        return None
+
+    def pause_owner(self) -> None:
+        """SIGSTOP past the lease, then SIGCONT: it wakes with a batch in hand that is another's now."""
+        paused: list[Daemon] = []
+
+        def stopped() -> bool:
+            self.bury()
+            owner = self.owner()
+            if owner is not None and owner.running:
+                owner.pause()
+                # it may have died, or lost the lease, between the look and the signal
+                paused[:] = [owner] if owner.running and self.owner() is owner else []
+                if not paused:
+                    owner.resume()
+            return bool(paused)
+
+        wait_until(stopped, 20, "one of the daemons is reading")
+        until = time.monotonic() + 20
+        while self.owner() in (*paused, None) and time.monotonic() < until:
+            self.bury()
+            time.sleep(0.01)
+        self.takeovers += self.owner() not in (*paused, None)
+        paused[0].resume()
+        self.bury()
+
+    def settle(self) -> None:
+        """Two daemons that live on; wait until nothing is left to do."""
+        self.crowd.calm()
+        for daemon in self.daemons:
+            daemon.kill()
+            daemon.launch("none", "0")
+        for daemon in self.daemons:
+            daemon.port("websocket")
+        self.look()
+        streams = [STREAM, *(f"events:{{{shard}}}" for shard in range(self.plan.shards))]
+        wait_until(
+            lambda: all(self.server.call("XLEN", stream) == 0 for stream in streams),
+            60,
+            "the streams are empty",
+        )
+        wait_until(lambda: not self.faults(), 30, lambda: "\n".join(self.faults()[:20]))
+
+    # -- the judgement
+
+    def inboxes(self) -> dict[str, Inbox]:
+        return inboxes(self.server, self.people, self.plan.shards)
+
+    def faults(self) -> list[str]:
+        return judge(self.producer.sent, self.inboxes(), self.crowd.copies())
+
+    def dead_letters(self) -> int:
+        keys = self.server.call("KEYS", "dead:*")
+        assert isinstance(keys, list)
+        lengths = [self.server.call("XLEN", key) for key in keys]
+        return sum(length for length in lengths if isinstance(length, int))
+
+    def say(self, began: float) -> str:
+        rows = sum(len(inbox.rows) for inbox in self.inboxes().values())
+        copies = self.crowd.copies().values()
+        return (
+            f"{len(self.producer.accepted)} appends, {rows} rows, {self.deaths.total()} kills "
+            f"({', '.join(f'{point}: {count}' for point, count in sorted(self.deaths.items()))}), "
+            f"{self.takeovers} of {self.plan.pauses} pauses outlived the lease, {self.producer.retries} retries, "
+            f"{self.crowd.connections} connections of {len(self.crowd.followers)} clients, "
+            f"{sum(copy.resumes for copy in copies)} resumes, {sum(copy.resyncs for copy in copies)} resyncs, "
+            f"{time.monotonic() - began:.0f} s"
+        )
+
+
+def inboxes(server: Valkey, people: Iterable[str], shards: int) -> dict[str, Inbox]:
+    """What Redis holds for these people."""
+    from zlib import crc32
+
+    found = {}
+    for user in people:
+        flat = server.call("HGETALL", f"inbox:{{{crc32(user.encode()) % shards}}}:{user}")
+        assert isinstance(flat, list)
+        found[user] = parse(flat)
+    return found
+
+
+def weather(tmp_path: Path, plan: Plan) -> None:
+    """Run a storm and judge it."""
+    began = time.monotonic()
+    with Valkey(tmp_path / "valkey") as server, Storm(tmp_path, server, plan) as storm:
+        storm.run()
+        print(storm.say(began))
+        assert storm.faults() == []
+        garbage = sum(letter.sent is None for letter in storm.producer.accepted)
+        assert storm.dead_letters() == garbage, "each piece of garbage is buried once, and nothing else"
+        assert storm.deaths.total() >= plan.kills
+        assert not [point for point in storm.deaths if "no reply seen" in point], storm.deaths
+        assert storm.takeovers == plan.pauses
+        assert all(copy.resyncs == 0 for copy in storm.crowd.copies().values()), "nothing was lost: no resync"
+        assert (
+            len([point for point in plan.points if storm.deaths[point]])
+            >= min(plan.kills, len(plan.points)) - 1
+        )
+        for daemon in storm.daemons:
+            metrics = daemon.metrics()
+            assert (metrics["entries_lost_total"], metrics["group_recreated_total"]) == (0, 0)
+
+
+def test_twenty_thousand_events_under_fifty_kills(tmp_path: Path) -> None:
+    weather(tmp_path, Plan(events=20_000, kills=50, pauses=4))

@@ -1,0 +1,289 @@
+"""An error after every call of every script, then the same again without: the end is as if nothing had happened.
+Lua is not rolled back, so this is what a script that dies half-way leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from notifier.core import keys
+from notifier.core.inbox import DELETED, NOTIFICATION, READ, RETRACTED, SEEN, Join, Mark, Place, parse
+from notifier.core.intake import REASONS
+from notifier.edge.redis import ReplyError, load_script
+from notifier.edge.store import Scripts
+from notifier.ports import Letter
+from tests import reactor
+from tests.contract.conftest import opened
+from tests.contract.world import ISSUED, NOWHERE, TAG, Reader, RedisWorld, event, load, people, place
+from tests.servers import Valkey
+
+U, V, W = people(3)
+COUNTING = """
+local left = tonumber(redis.call('GET', 'fault') or -1)
+local function counted(result, name)
+  left = left - 1
+  if left == 0 then
+    redis.call('DEL', 'fault')
+    error({err = 'ERR injected after ' .. name})
+  end
+  return result
+end
+local function counted_call(...) return counted(redis.call(...), (...)) end
+local function counted_pcall(...) return counted(redis.pcall(...), (...)) end
+"""
+
+
+def inject(text: str) -> str:
+    """Raises after as many calls as the key `fault` says, once."""
+    return COUNTING + text.replace("redis.call", "counted_call").replace("redis.pcall", "counted_pcall")
+
+
+class Fragile(RedisWorld):
+    """base: when the events of all runs happened, ms; reader: who did what was there before."""
+
+    base = 0
+    reader: Reader
+
+
+@pytest.fixture
+def fragile(valkey: Valkey) -> Iterator[Fragile]:
+    world = opened(valkey, Fragile)
+    yield world
+    reactor.run(world.close())
+
+
+# -- what is compared
+
+
+async def inbox_of(world: RedisWorld, user: str) -> dict[str, Any]:
+    """What stands in an inbox, without seqs; on the way, everything that must hold in any inbox is held."""
+    flat = await world.calls.call("HGETALL", keys.inbox(user, 1))
+    fields = {flat[at].decode(): flat[at + 1].decode() for at in range(0, len(flat), 2)}
+    if not fields:
+        return {}
+    lines = sorted((int(name), line) for name, line in fields.items() if name.isdigit() and line)
+    found = [(seq, parse(line)) for seq, line in lines]
+    assert len({record.id for _, record in found}) == len(found), "two records of one id"
+    for seq, record in found:
+        assert fields["n:" + record.id] == str(seq)
+        assert int(fields["floor"]) < seq <= int(fields["seq"])
+        assert record.kind not in (RETRACTED, DELETED) or seq > int(fields["past"])
+    rows = [record for _, record in found if record.kind == NOTIFICATION]
+    alive = {row.id for row in rows}
+    tombs = [record.id for _, record in found if record.kind in (RETRACTED, DELETED)]
+    assert int(fields["live"]) == len(rows)
+    assert int(fields["unread"]) == sum(not row.read for row in rows)
+    assert int(fields["tombs"]) == len(tombs)
+    assert int(fields["floor"]) <= int(fields["past"])
+    assert 0 < await world.calls.call("PTTL", keys.inbox(user, 1)), "an inbox that never expires"
+    return {
+        "rows": [(row.id, row.read, row.time, row.group, row.body) for row in rows],
+        "tombs": tombs,
+        # A read mark that is made again after a deletion no longer names what is deleted.
+        "read": [sorted(alive & set(record.body.split())) for _, record in found if record.kind == READ],
+        "seen": [record.id for _, record in found if record.kind == SEEN],
+        "unread": fields["unread"],
+        "birth": fields["birth"] != "0",
+    }
+
+
+async def state(world: RedisWorld) -> dict[str, Any]:
+    """All that a run leaves behind, in a form that two runs can be compared in."""
+    registers = {}
+    for key in sorted(await world.calls.call("KEYS", "grp:*")):
+        flat = await world.calls.call("HGETALL", key)
+        registers[key] = flat
+        assert 0 < await world.calls.call("PTTL", key), "a register that never expires"
+    pending = await world.calls.call("XPENDING", world.stream, keys.GROUP)
+    letters = {reason: {x.raw for x in await world.letters(reason)} for reason in (*REASONS, "no_event", "handover")}
+    return {
+        "inboxes": {user: await inbox_of(world, user) for user in (U, V, W)},
+        "registers": registers,
+        "marks": await world.marks(),
+        "letters": letters,
+        "pending": pending[0],
+        "present": {user: await world.present(user) for user in (U, V, W)},
+    }
+
+
+# -- what is done
+
+
+async def prepare(world: Fragile) -> None:
+    """Inboxes with rows, tombstones and marks, at their cap, from an older run; a process that lives, one that died."""
+    world.use(cap=3)
+    reader, at = Reader(world), world.base
+    await reader.deliver(
+        *(event(to=U, eid=f"old{n}", at=at + n, thing=f"old{n}") for n in range(3)),
+        *(event(to=V, eid=f"v{n}", at=at + n, thing="v") for n in range(2)),
+    )
+    inbox = world.inbox()
+    await inbox.mark([Mark(U, "read", "", "0", 0, ("old1",))])
+    for n in range(3):
+        await reader.deliver(event(to=V, eid=f"w{n}", at=at, thing=f"w{n}"))
+        await inbox.mark([Mark(V, "delete", "", "0", 0, (f"w{n}",))])
+    await inbox.join(U, Join("fresh", NOWHERE, 1), ISSUED)
+    await world.inbox("dead").join(U, Join("fresh", NOWHERE, 1), ISSUED)
+    await world.die("dead")
+    await world.new_run(U)
+    await world.new_run(V)
+    world.reader = reader
+
+
+Act = Callable[[Fragile], Awaitable[object]]
+Arm = Callable[[], Awaitable[object]]
+
+
+async def again(call: Callable[[], Awaitable[object]]) -> object:
+    """What every caller does when a script has failed."""
+    try:
+        return await call()
+    except ReplyError as error:
+        assert "injected" in str(error)
+        return await call()
+
+
+async def hand_over(world: Fragile, arm: Arm) -> object:
+    reader, at = Reader(world, "two"), world.base
+    await world.log("one").give()
+    for raw in (
+        event(to=(U, W), eid="new", at=at + 10, thing="new"),
+        b"nonsense",
+        event("unlike", to=V, eid="back", at=at + 10, thing="v"),
+        event(to=U, eid="old2", at=at + 2, thing="old2"),
+        event("unlike", to=U, eid="off", at=at + 11, thing="new"),
+        event("unlike", to=W, eid="before", at=at + 20, thing="later"),
+        event(to=W, eid="later", at=at + 19, thing="later"),
+        event(to=(U, W), eid="last", at=at + 12, thing="last"),
+    ):
+        await world.append(raw)
+    while await reader.fanout.once() and not reader.fanout.backlog:
+        pass
+    await arm()
+    await reader.run()
+    return reader.fanout.owned
+
+
+async def mark(world: Fragile, arm: Arm) -> object:
+    place_of = place(await load(world, U))
+    by_seq = str(place_of.birth), place_of.run, place_of.seq
+    marks = [
+        Mark(U, "ack", *by_seq, ()), Mark(U, "seen", *by_seq, ()), Mark(U, "read", *by_seq, ("old0",)),
+        Mark(U, "delete", "", "0", 0, ("old0", "old1")), Mark(V, "delete", "", "0", 0, ("v0", "v1")),
+        Mark(W, "read", "", "0", 0, ("none",)),
+    ]  # fmt: skip
+    await arm()
+    await again(lambda: world.inbox().mark(marks))
+    return None  # how many changes were made the second time depends on the first
+
+
+async def join(world: Fragile, arm: Arm) -> object:
+    await arm()
+    known = await again(lambda: world.inbox().join(U, Join("resume", Place(1, "0", 0), 100), ISSUED))
+    await again(lambda: world.inbox().join(W, Join("fresh", NOWHERE, 1), ISSUED))
+    return known.result, len(known.records)  # type: ignore[attr-defined]
+
+
+async def page(world: Fragile, arm: Arm) -> object:
+    await arm()
+    found = await again(lambda: world.inbox().page(U, 0, 2, ISSUED))
+    return len(found.records)  # type: ignore[attr-defined]
+
+
+async def refresh(world: Fragile, arm: Arm) -> object:
+    await arm()
+    found = await again(lambda: world.inbox().refresh([U, V, W]))
+    return {user: stands.seq for user, stands in found.items()}  # type: ignore[attr-defined]
+
+
+async def leave(world: Fragile, arm: Arm) -> object:
+    await arm()
+    await again(lambda: world.inbox().leave([U, V]))
+    return await world.present(U)
+
+
+async def lease(world: Fragile, arm: Arm) -> object:
+    await world.log("one").give()
+    log = world.log("two")
+    await arm()
+    taken = await again(log.take)
+    other = await world.log("three").take()
+    await again(log.give)
+    return taken, other, await world.log("three").take()
+
+
+async def claim(world: Fragile, arm: Arm) -> object:
+    log = world.reader.log
+    for _ in range(3):
+        await world.append(event(to=U))
+    await log.read(3)
+    await arm()
+    claimed: Any = await again(lambda: log.claim(0, ""))
+    await log.acknowledge([entry.id for entry in claimed.entries], [])
+    return len(claimed.entries), claimed.lost, claimed.after
+
+
+async def acknowledge(world: Fragile, arm: Arm) -> object:
+    log = world.reader.log
+    sent = [await world.append(b"{") for _ in range(3)]
+    await log.read(3)
+    await arm()
+    return await again(lambda: log.acknowledge(sent, [Letter("schema", "d", sent[0], sent[0], b"raw")]))
+
+
+async def sweep(world: Fragile, arm: Arm) -> object:
+    world.use(window=0)
+    hour, now, log = 3_600_000, world.now(), world.log("one")
+    for back in (2, 4, 6):
+        await world.calls.call("SADD", keys.marks(TAG, (now - back * hour) // hour, 1), "1", "2")
+    await world.swept_from(now - 7 * hour)
+    await arm()
+    while await again(log.sweep):
+        pass
+    return await world.marks()
+
+
+ACTS: dict[str, tuple[Callable[[Fragile, Arm], Awaitable[object]], int]] = {
+    "handover": (hand_over, 80),
+    "mark": (mark, 25),
+    "join": (join, 7),
+    "page": (page, 5),
+    "refresh": (refresh, 14),
+    "leave": (leave, 2),
+    "lease": (lease, 2),
+    "claim": (claim, 3),
+    "ack": (acknowledge, 8),
+    "sweep": (sweep, 5),
+}
+
+
+async def run(world: Fragile, name: str, after: int) -> tuple[object, dict[str, Any], bool]:
+    """One run with an error after so many calls (0: none). The answer, what is left, and whether the error came."""
+    await world.calls.call("FLUSHALL")
+    world.scripts = Scripts()
+    await prepare(world)
+    setattr(world.scripts, name, load_script(name, inject))
+
+    async def arm() -> None:
+        if after:
+            await world.calls.call("SET", "fault", after)
+
+    answer = await ACTS[name][0](world, arm)
+    came = after > 0 and not await world.calls.call("DEL", "fault")
+    return answer, await state(world), came
+
+
+@pytest.mark.parametrize("name", ACTS)
+async def test_an_error_anywhere_leaves_what_a_repeat_completes(fragile: Fragile, name: str) -> None:
+    fragile.base = fragile.now() - 60_000
+    expected_answer, expected, _ = await run(fragile, name, 0)
+    after = 0
+    while True:
+        answer, found, came = await run(fragile, name, after + 1)
+        assert (after + 1, answer, found) == (after + 1, expected_answer, expected)
+        if not came:
+            break
+        after += 1
+    assert after >= ACTS[name][1], f"only {after} calls were reached"
