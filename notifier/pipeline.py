@@ -3,13 +3,23 @@
 With one shard the front door is the shard, and there is no router."""
 
 from collections.abc import Callable
-from typing import Final
 
-from notifier.core.backlog import NOTHING, Backlog, Batch, Entry
+from notifier.core.backlog import NO_EVENT, NOTHING, Backlog, Batch, Entry
 from notifier.core.intake import Intake, Rejected
 from notifier.core.keys import shard_of
 from notifier.metrics import Metrics
-from notifier.ports import Claimed, Clock, EventLog, GroupLost, Handed, LeaseLost, Letter, Routed, Shards
+from notifier.ports import (
+    Claimed,
+    Clock,
+    EventLog,
+    GroupLost,
+    Handed,
+    LeaseLost,
+    Letter,
+    Routed,
+    Shards,
+    Unburied,
+)
 
 READ_AHEAD = 200  # entries a reader asks for at once
 FULL = 1_000  # pairs in hand from which on it does not read more
@@ -175,6 +185,8 @@ class Fanout(Reader):
         for error in settled.errors:
             metrics.handover_failures += 1
             self.report(f"handover failed: {error}")
+        if settled.unburied:
+            raise Unburied(settled.unburied)
 
 
 class Router(Reader):
@@ -218,7 +230,7 @@ class Router(Reader):
 
     def _route(self, entry: Entry, chunks: list[Routed], letters: list[Letter]) -> None:
         if entry.event is None:
-            letters.append(Letter("no_event", NO_EVENT, entry.id, entry.id, b" ".join(entry.fields)))
+            letters.append(Letter("no_event", NO_EVENT, entry.id, entry.id, entry.as_raw()))
             return
         event = self.intake.decode(entry.event, entry.id)
         if isinstance(event, Rejected):
@@ -231,6 +243,3 @@ class Router(Reader):
             for at in range(0, len(users), CHUNK):
                 chunk = Routed(shard, entry.id, tuple(users[at : at + CHUNK]), entry.event)
                 chunks.append(chunk)
-
-
-NO_EVENT: Final = "the entry has no field `event`"

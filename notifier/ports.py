@@ -28,6 +28,14 @@ class Unavailable(Exception):
     """The store cannot be reached or did not answer in time. What was asked may or may not have happened."""
 
 
+class NotMarked(Exception):
+    """Marks that an inbox did not take, the others of the call being done."""
+
+
+class Unburied(Exception):
+    """The dead letters do not take an entry that can be applied to nobody: an operator is needed."""
+
+
 class Claimed(Struct, frozen=True):
     """Pending entries taken over, in id order; `lost`: ids deleted while pending; `after`: "" = that is all."""
 
@@ -55,10 +63,11 @@ class Letter(Struct, frozen=True, array_like=True):
 
 
 class Depth(Struct, frozen=True, gc=False):
-    """How much lies in a stream: entries, and how old the oldest is (s)."""
+    """How much lies in a stream: entries, how old the oldest is (s), and when it was accepted (ms, 0 = none)."""
 
     entries: int
     oldest: float
+    accepted: int
 
 
 class EventLog(Protocol):
@@ -88,8 +97,11 @@ class EventLog(Protocol):
     def wait(self, seconds: float) -> Awaitable[None]:
         """Return when something may have been appended, at the latest after so many seconds."""
 
-    def sweep(self) -> Awaitable[bool]:
-        """Remove idempotency marks that nothing left can need; True while there is more to do."""
+    def sweep(self, before: int = 0) -> Awaitable[bool]:
+        """Remove idempotency marks that nothing left can need; True while there is more to do.
+
+        before: when the oldest entry was accepted that has yet to reach this stream (ms), 0 = there is none.
+        """
 
     def depth(self) -> Awaitable[Depth]:
         """How much lies in the stream."""

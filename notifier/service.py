@@ -7,6 +7,7 @@ import gc
 import os
 import secrets
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -30,9 +31,11 @@ from notifier.edge.bus import RedisBus
 from notifier.edge.hub import Hub
 from notifier.edge.jwks import Keys
 from notifier.edge.listen import endpoint
-from notifier.edge.loop import Loop, Minder, Slot
+from notifier.edge.loop import Loop, share
+from notifier.edge.minder import Minder
 from notifier.edge.notify import Systemd
 from notifier.edge.redis import Address, Connection, ReplyError, Subscription
+from notifier.edge.slot import Slot
 from notifier.edge.store import RedisInbox, RedisLog, RedisShards, Rules, Scripts, buckets
 from notifier.edge.websocket import Gateway
 from notifier.metrics import Metrics
@@ -46,6 +49,7 @@ HANDSHAKE_REJECTS: Final = (
 )  # fmt: skip
 SETUP_VERSION: Final = 1
 RETRY: Final = 1.0
+STUCK: Final = 10.0  # s without a step of a reader: /readyz says so, and systemd's watchdog is no longer fed
 STARTED: Final = "notifier is ready"
 
 
@@ -71,6 +75,13 @@ def makeService(options: Options) -> Service:
         raise usage.UsageError(str(error)) from error
 
 
+def steady(reactor: Any) -> None:
+    """Let the reactor count by the monotonic clock: its own is the wall clock, and a wall clock that is set back by
+    an hour would stop every timer, presence among them, for an hour."""
+    began = time.time() - time.monotonic()
+    reactor.seconds = lambda: began + time.monotonic()
+
+
 class SetupDiffers(Exception):
     """What this process was told differs from what is stored; going on would look for people in wrong places."""
 
@@ -83,13 +94,14 @@ class House(Service):
             from twisted.internet import reactor as default  # late: importing it installs it
 
             reactor = default
+            steady(reactor)
         self.reactor, self.config = reactor, config
         self.incarnation = secrets.token_hex(8)
         self.state = "starting"
         self.systemd = Systemd()
         self.metrics = Metrics(
             {
-                "dead_letters": (*intake.REASONS, "no_event", "handover"),
+                "dead_letters": (*intake.REASONS, "no_event", "handover", "bug"),
                 "auth_failures": (*TOKEN_REASONS, "scope", "revoked"),
                 "handshake_rejects": HANDSHAKE_REJECTS,
             }
@@ -120,11 +132,15 @@ class House(Service):
             lease=int(config.fanout.lease_seconds * 1000),
         )
         self.scripts = Scripts()
+        self.calls.scripts = self.reads.scripts = self.scripts.all()
         self.slot = Slot(self.reactor, self.calls, config.name, self.incarnation)
         self.bus = RedisBus(self.subscription, redis.shards, self.incarnation, metrics)
         self.inbox = RedisInbox(self.calls, self.scripts, self.rules, self.incarnation)
         self.loops = self._build_loops()
-        self.minder = Minder(self.reactor, self.calls, self.loops, metrics, config.events.backlog_limit)
+        level = share(self.loops, lambda: self.slot.processes)
+        self.minder = Minder(
+            self.reactor, self.calls, self.loops, metrics, config.events.backlog_limit, level
+        )
         self._build_gateway()
 
     def _build_gateway(self) -> None:
@@ -151,6 +167,7 @@ class House(Service):
             config.limits,
             metrics,
             int(tokens.leeway_seconds),
+            time.time,
         )
         self.gateway.fetches_keys = self.jwks is not None
         metrics.watch("connections", lambda: len(self.gateway.open))
@@ -240,10 +257,10 @@ class House(Service):
     def _readers(self) -> tuple[bool, str]:
         """Every stream is read, by us or by another process of the same name."""
         stuck = [loop.name for loop in self.loops if loop.fault]
-        late = [loop.name for loop in self.loops if self.reactor.seconds() - loop.beat > 10]
+        late = [loop.name for loop in self.loops if self.reactor.seconds() - loop.beat > STUCK]
         if stuck or late:
             faults = [f"{loop.name}: {loop.fault}" for loop in self.loops if loop.fault]
-            return False, "; ".join(faults) or f"no progress for 10 s: {', '.join(late)}"
+            return False, "; ".join(faults) or f"no progress for {STUCK:g} s: {', '.join(late)}"
         mine = sum(loop.steps.owned for loop in self.loops)
         return True, f"{mine} of {len(self.loops)} streams are read here, others by other processes"
 
@@ -298,8 +315,17 @@ class House(Service):
         gc.freeze()
         gc.set_threshold(50_000, 50, 100)
         self.state = "ready"
+        self._feed_watchdog()
         self.systemd.ready(f"{len(self.loops)} streams")
         log.info(STARTED, websocket=self.port("websocket"), api=self.port("api"), admin=self.port("admin"))
+
+    def _feed_watchdog(self) -> None:
+        """Only while the readers turn. A failing Redis is no reason to be restarted: they turn, and say so."""
+        if self.systemd.watchdog_seconds is None or self.state != "ready":
+            return
+        if all(self.reactor.seconds() - loop.turned < STUCK for loop in self.loops):
+            self.systemd.watchdog()
+        self.reactor.callLater(self.systemd.watchdog_seconds / 3, self._feed_watchdog)
 
     def port(self, name: str) -> int | None:
         """The TCP port that a listener got."""

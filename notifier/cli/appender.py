@@ -66,13 +66,14 @@ class Appender:
             await self._pressure(bar)
             before = tally.good
             self._send(lines.feed(data), bar, single)
+            tally.read = lines.number
             await self._until(WINDOW)
             bar.advance(len(data), tally.good - before)
             if self._stopped:
-                tally.stopped_after = lines.number
                 break
         else:
             self._send(lines.feed(b""), bar, single)
+            tally.whole = True
         await self._until(0)
         if self._unread is not None:
             raise self._unread

@@ -229,12 +229,14 @@ def _refused(address: Address, why: str) -> Failed:
     )
 
 
-async def shards_of(client: Client, config: Config) -> int:
-    """Over how many shards the state is spread: as it was set up, else as configured."""
+async def setup_of(client: Client, config: Config) -> tuple[int, int]:
+    """(shards, buckets of idempotency marks) as the state was set up, else as configured."""
     from notifier.core import keys
+    from notifier.edge.store import buckets
 
-    stored = await client.call("HGET", keys.SETUP, "shards")
-    return int(stored) if stored else config.redis.shards
+    stored = await client.call("HMGET", keys.SETUP, "shards", "buckets")
+    shards = int(stored[0] or config.redis.shards)
+    return shards, int(stored[1] or buckets(config.events.rate, shards))
 
 
 # --- How a command runs and ends -----------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from notifier.cli.connect import Client, Failed, printable, redis_options, shards_of, with_redis
+from notifier.cli.connect import Client, Failed, printable, redis_options, setup_of, with_redis
 from notifier.cli.progress import Progress, progress
 from notifier.config import Config
 
@@ -72,7 +72,7 @@ def _with_letters(
     async def begin(reactor: Any, client: Client, config: Config) -> T:
         from notifier.edge.letters import Letters
 
-        return await work(Letters(client.call, await shards_of(client, config)))
+        return await work(Letters(client.call, *await setup_of(client, config)))
 
     return with_redis(redis, config_file, begin)
 
@@ -306,18 +306,16 @@ def retry(
 
 
 async def _retry_batch(letters: Letters, batch: list[DeadLetter], as_new: bool, bar: Progress) -> int:
-    from notifier.edge.letters import NotAnEvent, event_of
+    from notifier.edge.letters import NO_EVENT
 
-    events = []
+    events = [letter for letter in batch if letter.name.reason != NO_EVENT]
     for letter in batch:
-        try:
-            events.append((letter.name, event_of(letter, as_new)))
-        except NotAnEvent as error:
-            bar.say(f"{error}; `notifier dlq drop` removes it")
-    made = await letters.retry(events)
-    for (name, _), entry in zip(events, made, strict=True):
+        if letter.name.reason == NO_EVENT:
+            bar.say(f"{letter.name} holds no event; it can only be shown and dropped")
+    made = await letters.retry(events, as_new)
+    for letter, entry in zip(events, made, strict=True):
         if not entry:
-            bar.say(_gone(name))
+            bar.say(_gone(letter.name))
     return sum(map(bool, made))
 
 

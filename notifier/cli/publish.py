@@ -96,17 +96,18 @@ class Tally:
         self.refused: dict[str, list[int]] = {}  # by Redis's answer: lines that it did not take
         self.waiting: deque[int] = deque()  # sent, not answered yet
         self.unknown: list[int] = []  # sent, and the connection ended before the answer
-        self.stopped_after = 0  # line after which nothing was sent any more, 0 = all were
+        self.read = 0  # number of the last line that was looked at
+        self.whole = False  # and that was the last there is
         self.lost = ""  # why the connection ended
 
     @property
     def complete(self) -> bool:
         """Has everything become what it should?"""
-        return not (self.bad or self.refused or self.unknown or self.waiting or self.stopped_after)
+        return self.whole and not (self.bad or self.refused or self.unknown or self.waiting)
 
     def report(self, done: str, single: bool) -> None:
         """Say on stderr what was done and whose the rest is now."""
-        if not single or self.good:
+        if self.good or (self.whole and not single):
             click.echo(f"{self.good} event{'s' * (self.good != 1)} {done}", err=True)
         if self.bad and not single:
             click.echo(f"{_lines(self.bad)} refused, see above", err=True)
@@ -117,8 +118,8 @@ class Tally:
             where = "the event" if single else f"line{'s' * (len(unknown) > 1)} {ranges(unknown)}"
             because = f" ({self.lost})" if self.lost else ""
             click.echo(f"unknown: {where}: sent and not answered{because}; {AGAIN}", err=True)
-        if self.stopped_after and not single:
-            click.echo(f"not sent: everything after line {self.stopped_after}", err=True)
+        if self.read and not (self.whole or single):
+            click.echo(f"not sent: everything after line {self.read}", err=True)
 
 
 def _lines(count: int) -> str:
@@ -205,6 +206,10 @@ def opened(file: str) -> Iterator[tuple[int, int | None]]:
             raise Failed(f"cannot read {file}: it is a folder", USAGE)
         plain = stat.S_ISREG(state.st_mode)
         yield descriptor, state.st_size - os.lseek(descriptor, 0, os.SEEK_CUR) if plain else None
+    except BrokenPipeError:
+        raise  # that is stdout
+    except OSError as error:
+        raise Failed(f"cannot read {file}: {error.strerror}") from None
     finally:
         if descriptor:
             os.close(descriptor)
@@ -282,6 +287,7 @@ def _check_all(file: str | None, event: bytes, config: Config, tally: Tally) -> 
     checker = checker_of(config)
     if file is None:
         _check_lines([Line(1, event)], checker, tally, Progress("lines"), single=True)
+        tally.whole = True
         return
     lines = Lines()
     with opened(file) as (descriptor, size), progress("checking", "lines", size) as bar:
@@ -291,6 +297,7 @@ def _check_all(file: str | None, event: bytes, config: Config, tally: Tally) -> 
             found, more = lines.feed(data), bool(data)
             _check_lines(found, checker, tally, bar, single=False)
             bar.advance(len(data), len(found))
+    tally.whole = True
 
 
 def _check_lines(lines: list[Line], checker: Checker, tally: Tally, bar: Progress, single: bool) -> None:

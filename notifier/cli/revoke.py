@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from notifier.cli.connect import Client, redis_options, shards_of, user_id, with_redis
+from notifier.cli.connect import Client, redis_options, setup_of, user_id, with_redis
 from notifier.config import Config
 
 
@@ -32,7 +32,7 @@ def revoke(user: str, redis: str | None, config_file: Path | None) -> None:
         from notifier.core import keys
         from notifier.edge.store import REVOKED_SECONDS
 
-        key = keys.revoked(user, await shards_of(client, config))
+        key = keys.revoked(user, (await setup_of(client, config))[0])
         now = int((await client.call("TIME"))[0])
         await client.call("SET", key, now, "EX", REVOKED_SECONDS)
         return now, await client.call("PUBLISH", keys.CONTROL, f"revoke {user}")

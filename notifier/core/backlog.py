@@ -14,6 +14,7 @@ from notifier.core.intake import Intake, Rejected
 from notifier.core.model import Event
 
 HOUR_MS = 3_600_000
+NO_EVENT: Final = "the entry has no field `event`"
 HELD: Final = "held"  # handover's word for a pair that waits for an earlier one of its person
 
 # The moves of handover.lua.
@@ -35,14 +36,19 @@ class Entry(Struct, frozen=True, gc=False):
     source: str = ""
     to: tuple[str, ...] = ()
 
+    def as_raw(self) -> bytes:
+        """What a dead letter keeps of an entry that has no field `event`: its names and values, a JSON list."""
+        return msgspec.json.encode([field.decode("utf-8", "backslashreplace") for field in self.fields])
+
 
 class _Held:
     """An entry that is not acknowledged yet; `left`: pairs not yet done, `unsent`: pairs that are in no batch."""
 
-    __slots__ = ("id", "left", "raw", "unsent")
+    __slots__ = ("id", "left", "raw", "source", "unsent")
 
-    def __init__(self, entry: str, raw: bytes) -> None:
-        self.id, self.raw = entry, raw
+    def __init__(self, entry: Entry) -> None:
+        self.id, self.source = entry.id, entry.source or entry.id
+        self.raw = entry.as_raw() if entry.event is None else entry.event
         self.left = self.unsent = 0
 
 
@@ -75,6 +81,9 @@ class Batch:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def __bool__(self) -> bool:
+        return bool(self.pairs or self.whole)
+
     def _encode(self) -> bytes:
         index: dict[_Held, int] = {}
         for entry in (*(pair.entry for pair in self.pairs), *self.whole):
@@ -95,10 +104,11 @@ class Batch:
 class Settled:
     """What a batch came to: pairs by move, entries that are done with, reasons of burials, errors worth a log line."""
 
-    __slots__ = ("added", "buried", "entries", "errors", "retracted")
+    __slots__ = ("added", "buried", "entries", "errors", "retracted", "unburied")
 
     def __init__(self) -> None:
         self.added = self.retracted = self.entries = 0
+        self.unburied = ""  # the dead letters do not take it: nothing can go on until they do
         self.buried: list[str] = []
         self.errors: list[str] = []
 
@@ -158,18 +168,21 @@ class Backlog:
     def add(self, entries: Iterable[Entry]) -> None:
         """Takes entries in stream order; whatever they hold becomes rows, retractions or burials."""
         for entry in entries:
-            held = self._held[entry.id] = _Held(entry.id, entry.event or b"")
+            held = self._held[entry.id] = _Held(entry)
             if entry.event is None:
-                fields = msgspec.json.encode(
-                    [field.decode("utf-8", "backslashreplace") for field in entry.fields]
-                )
-                self._bury(held, "no_event", "the entry has no field `event`", entry.source, fields)
+                self._bury(held, "no_event", NO_EVENT)
                 continue
-            event = self.intake.decode(entry.event, entry.source or entry.id)
-            if isinstance(event, Rejected):
-                self._bury(held, event.reason, event.detail, entry.source, entry.event)
-            else:
-                self._spread(held, event, entry.to or event.to)
+            try:
+                self._take(held, entry, entry.event)
+            except Exception as error:  # a bug of ours must not stop everybody behind this entry
+                self._bury(held, "bug", f"{type(error).__name__}: {error}"[:500])
+
+    def _take(self, held: _Held, entry: Entry, raw: bytes) -> None:
+        event = self.intake.decode(raw, entry.source or entry.id)
+        if isinstance(event, Rejected):
+            self._bury(held, event.reason, event.detail)
+        else:
+            self._spread(held, event, entry.to or event.to)
 
     def _spread(self, held: _Held, event: Event, people: Sequence[str]) -> None:
         move = RETRACT if event.retracts else ADD
@@ -189,9 +202,9 @@ class Backlog:
         if not people:
             self._done.append(held)
 
-    def _bury(self, held: _Held, reason: str, detail: str, source: str, raw: bytes, user: str = "") -> None:
-        item: list[object] = [BURY, 0, reason, detail, source or held.id, 0, user]
-        self._todo.append(_Pair(held, user, item, len(raw) + 300, raw))
+    def _bury(self, held: _Held, reason: str, detail: str) -> None:
+        item: list[object] = [BURY, 0, reason, detail, held.source, 0, "", "", ""]
+        self._todo.append(_Pair(held, "", item, len(held.raw) + 300, held.raw))
         held.left = held.unsent = 1
 
     # -- out
@@ -236,6 +249,8 @@ class Backlog:
             elif error == HELD:
                 pair.entry.unsent += 1
                 back.append(pair)
+            elif pair.item[0] == BURY:
+                settled.unburied = f"entry {pair.entry.id} cannot be buried: {error}"
             else:
                 settled.errors.append(self._pair_failed(pair, error))
         for entry in batch.whole:
@@ -265,9 +280,11 @@ class Backlog:
         pair.tries += 1
         pair.entry.unsent += 1
         self._failing[pair.key] = pair
-        if pair.tries == self._tries and pair.item[0] != BURY:
+        if pair.tries == self._tries:
             # Its person's later events have waited long enough. Buried alone, under the same entry.
+            # The mark goes with it: should the entry be taken up once more, this pair is not applied out of order.
             detail = f"could not be applied to {pair.user}: {error}"[:500]
-            pair.item = [BURY, 0, "handover", detail, pair.entry.id, 0, pair.user]
+            mark_key, number = pair.item[3], pair.item[4]
+            pair.item = [BURY, 0, "handover", detail, pair.entry.source, 0, pair.user, mark_key, number]
             pair.raw = pair.entry.raw
         return f"entry {pair.entry.id} for {pair.user or '-'}, try {pair.tries}: {error}"

@@ -46,11 +46,16 @@ class Place(Struct, frozen=True, gc=False):
 
 
 class Join(Struct, frozen=True, gc=False):
-    """What a session asks for: from which place, and how many records at most."""
+    """What a session asks for: from which place, and how many records at most.
+
+    `since`: while a load or resync goes on page by page, the seq at which it began: tombstones up to there may be
+    gone, the pages do not need them.
+    """
 
     mode: JoinMode
     place: Place
     most: int
+    since: int = 0
 
 
 class Joined(Struct, frozen=True):

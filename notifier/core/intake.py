@@ -152,6 +152,7 @@ _KNOWN: Final = tuple(frozenset(kind.__struct_fields__) for kind in (_Wire, _Act
 _TYPE: Final = re.compile(r"[a-z][a-z0-9_]{0,31}").fullmatch
 _SHOWN: Final = 60
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_MS: Final = 253_402_300_799_999  # the last that a calendar has
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
 
@@ -208,6 +209,8 @@ class Intake:
         if kind is None:
             return Rejected("unknown_type", f"{_shown(wire.type)} is not one of: {', '.join(self._kinds)}")
         accepted = int(entry_id.partition("-")[0])
+        if accepted > _LAST_MS:
+            return Rejected("future", "the entry's id is beyond the year 9999; append with `*`, mend with XSETID")
         if wire.time is not None:
             time = (wire.time - _EPOCH) // _MILLISECOND
             if not -self._window_ms <= time - accepted <= self._future_ms:

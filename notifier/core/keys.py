@@ -8,6 +8,7 @@ GROUP: Final = "notifier"
 PRESSURE: Final = "notifier:pressure"
 SETUP: Final = "notifier:setup"
 CONTROL: Final = "notifier:control"
+PROCESSES: Final = "notifier:processes"
 
 # The hash tag that puts the front door's lease and dead letters into the front door's own slot.
 FRONT_TAG: Final = "{" + FRONT_DOOR + "}"

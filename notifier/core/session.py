@@ -157,6 +157,7 @@ class Session:
         "last",
         "owed",
         "run",
+        "since",
         "start",
         "state",
         "unacked",
@@ -172,6 +173,7 @@ class Session:
         self.greeted = False  # `ready` has been sent
         self.owed = False  # an `upto` must follow
         self.birth, self.run, self.last = 0, "0", 0
+        self.since = 0  # where a load began that is not complete yet
         self.joins = 0  # how many were asked for: only the newest one's answer counts
         self.acked = 0
         self.unacked: deque[int] | None = None  # seqs of notifications sent; exists only while there are some
@@ -188,7 +190,7 @@ class Session:
             return Join("load" if self.start.load else "resume", self.start.place, room)
         if not self.greeted:
             return Join("fresh", _NOWHERE, 1)
-        return Join("resume", Place(self.birth, self.run, self.last), room)
+        return Join("resume", Place(self.birth, self.run, self.last), room, self.since)
 
     def failed(self) -> None:
         """The join did not come back: it is due again."""
@@ -205,7 +207,9 @@ class Session:
             return self._go_live(answer, texts)
         if answer.result == "resync":
             texts.append(payload.resync("your place in the inbox is no longer known"))
-            self.unacked = None
+            self.unacked, self.acked = None, 0
+        if answer.result in ("load", "resync"):
+            self.since = answer.seq
         self.owed = self.owed or answer.result != "fresh"
         self.birth, self.run, self.start = answer.birth, answer.run, None
         self._replay(answer, texts)
@@ -213,7 +217,7 @@ class Session:
             self.last = answer.records[-1][0]
             self.state, self.kept = BEHIND if self._room() else PAUSED, None
             return texts
-        self.last = answer.seq
+        self.last, self.since = answer.seq, 0
         if self.owed:
             texts.append(payload.upto(answer))
             self.owed = False
@@ -310,6 +314,7 @@ class Session:
     def restart(self, place: Start) -> None:
         """The client named a place with a new `auth`: follow from there."""
         self.start, self.state, self.kept = place, BEHIND, None
+        self.unacked, self.acked, self.since = None, 0, 0
 
     def _ack(self, message: Ack) -> list[Effect]:
         seq = min(message.seq, self.last)  # receipt of what was never sent means nothing

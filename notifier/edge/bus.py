@@ -21,7 +21,7 @@ class RedisBus:
         self._on_bells: Callable[[list[Bell]], None] = lambda bells: None
         self._on_subscribed: Callable[[int], None] = lambda shard: None
         self._on_revoked: Callable[[str], None] = lambda user: None
-        self._sleepers: dict[int, list[Callable[[], None]]] = {}
+        self._sleepers: dict[int, Callable[[], None]] = {}
         self.heard: set[int] = set()  # shards whose channel is confirmed
         subscription.connected = self._connected
         subscription.message = self._message
@@ -38,8 +38,8 @@ class RedisBus:
         self._on_bells, self._on_subscribed, self._on_revoked = bells, subscribed, revoked
 
     def sleep(self, shard: int, wake: Callable[[], None]) -> None:
-        """Call `wake` once, when a router has appended to this shard."""
-        self._sleepers.setdefault(shard, []).append(wake)
+        """Call `wake` once, when a router has appended to this shard. A shard has one reader, so one sleeper."""
+        self._sleepers[shard] = wake
 
     def _connected(self) -> None:
         for channel in (keys.CONTROL.encode(), *self._wakes, *self._bells):
@@ -65,7 +65,8 @@ class RedisBus:
             self.metrics.bells += 1
             self._on_bells(bells)
         elif channel in self._wakes:
-            for wake in self._sleepers.pop(self._wakes[channel], ()):
+            wake = self._sleepers.pop(self._wakes[channel], None)
+            if wake is not None:
                 wake()
         elif message.startswith(b"revoke "):
             self._on_revoked(message[7:].decode("ascii", "replace"))

@@ -1,8 +1,10 @@
 """Who is connected to this process: bells to sessions, sessions to joins, marks and presence to Redis."""
 
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
+from itertools import islice
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
@@ -28,7 +30,7 @@ from notifier.core.session import (
 from notifier.edge.logs import Every
 from notifier.edge.redis import ReplyError
 from notifier.metrics import Metrics
-from notifier.ports import Bus, Inbox, Unavailable
+from notifier.ports import Bus, Inbox, NotMarked, Unavailable
 
 log = Logger()
 
@@ -37,7 +39,12 @@ REJOINS: Final = 500.0  # a second, at least, after a subscription was lost; mor
 RETRY: Final = 0.5  # s, after a call failed
 MARK_DELAY: Final = 0.01  # s in which marks gather into one call
 ACK_DELAY: Final = 1.0  # s: receipts only tell operators, the newest is enough
+ACK_TICK: Final = 0.02  # s between two parts of them: a thousand at once would hold up the events
+ACKS_AT_ONCE: Final = 10  # at least; a fiftieth of all that wait when that is more
 MARKS_KEPT: Final = 10_000  # while Redis cannot be reached
+IDS_KEPT: Final = 1_000  # of one person, meanwhile
+CALM_LOOK: Final = 0.05  # s between looks at a line that is not calm
+ALIVE_EVERY: Final = 10.0  # s between signs of life of this process
 
 
 class Client(Protocol):
@@ -52,6 +59,9 @@ class Client(Protocol):
     def flush(self) -> None:
         """Send what is queued."""
 
+    def calm(self) -> bool:
+        """Has the client taken in nearly all that was sent?"""
+
     def close(self, code: int, reason: str) -> None:
         """End the connection; the session leaves the hub at once."""
 
@@ -62,9 +72,10 @@ class Hub:
     def __init__(
         self, reactor: Any, inbox: Inbox, bus: Bus, metrics: Metrics, shards: int, *,
         page: int = 100, per_user: int = 20, refresh_seconds: float = 30.0, spread_seconds: float = 30.0,
-        chance: random.Random | None = None,
+        chance: random.Random | None = None, wall: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         self.reactor, self.inbox, self.bus, self.metrics, self.shards = reactor, inbox, bus, metrics, shards
+        self.wall = wall  # what events are timed by; timers go by the reactor's
         self.page, self.per_user = page, per_user
         self.refresh_seconds, self.spread_seconds = refresh_seconds, spread_seconds
         self.chance = chance or random.Random()
@@ -77,8 +88,9 @@ class Hub:
         self._marks: dict[tuple[str, str, str, str], Mark] = {}
         self._acks: dict[str, Mark] = {}
         self._calls: dict[Callable[[], None], Any] = {}
-        self._sweep: deque[str] = deque()
-        self._sweep_until = 0.0
+        self._round: deque[str] = deque()  # everybody, in the order in which the sweep comes to them
+        self._in_round: set[str] = set()
+        self._alive_at = 0.0
         self._fault = Every(10.0)
         bus.listen(self.rang, self.subscribed, self.revoked)
 
@@ -100,6 +112,9 @@ class Hub:
             here[0].close(TOO_MANY, "a newer connection of yours took this place")
             here = self.people.get(user, ())
         self.people[user] = (*here, client)
+        if user not in self._in_round:
+            self._in_round.add(user)
+            self._round.append(user)
         self.count += 1
         self._due(client)
 
@@ -124,8 +139,8 @@ class Hub:
     def rang(self, bells: list[Bell]) -> None:
         """One message of the bus: each change goes to its person's sessions, each connection is written to once."""
         people, touched = self.people, []
-        delivered, stale, now = 0, 0, self.reactor.seconds()
-        observe = self.metrics.delivery_seconds.observe
+        delivered, stale, now = 0, 0, self.wall()
+        accepted: dict[int, int] = {}  # when: how many; a batch shares a few moments
         for bell in bells:
             here = people.get(bell.user)
             if here is None:
@@ -147,9 +162,11 @@ class Hub:
                     touched.append(client)
                 if notification:
                     delivered += 1
-                    observe(now - bell.accepted / 1000)
+                    accepted[bell.accepted] = accepted.get(bell.accepted, 0) + 1
         for client in touched:
             client.flush()
+        for moment, times in accepted.items():
+            self.metrics.delivery_seconds.observe(now - moment / 1000, times)
         self.metrics.deliveries += delivered
         self.metrics.bells_stale += stale
 
@@ -240,7 +257,14 @@ class Hub:
                 client.push(text)
             client.flush()
         if session.state == BEHIND:
+            self._when_calm(client)
+
+    def _when_calm(self, client: Client) -> None:
+        """More history is read for a client only when it has taken in what there was: a slow line is no fault."""
+        if client.calm():
             self._due(client)
+        elif self._is_here(client):
+            self.reactor.callLater(CALM_LOOK, self._when_calm, client)
 
     # -- marks
 
@@ -257,16 +281,18 @@ class Hub:
         key = (mark.user, mark.kind, mark.birth, mark.run)
         before = self._marks.get(key)
         if before is not None:
-            ids = dict.fromkeys((*before.ids, *mark.ids))
+            ids = dict.fromkeys((*before.ids, *mark.ids[: IDS_KEPT - len(before.ids)]))
             mark = Mark(mark.user, mark.kind, mark.birth, mark.run, max(mark.seq, before.seq), tuple(ids))
         elif len(self._marks) >= MARKS_KEPT:
             return
         self._marks[key] = mark
 
     def _flush_acks(self) -> None:
-        acks, self._acks = self._acks, {}
-        self.metrics.acks += len(acks)
-        self.run(self._write(list(acks.values()), again=False))
+        part = list(islice(self._acks, max(ACKS_AT_ONCE, len(self._acks) // 50)))
+        self.metrics.acks += len(part)
+        self.run(self._write([self._acks.pop(user) for user in part], again=False))
+        if self._acks:
+            self._later(self._flush_acks, ACK_TICK)
 
     def _flush_marks(self) -> None:
         marks, self._marks = self._marks, {}
@@ -277,13 +303,14 @@ class Hub:
     async def _write(self, marks: list[Mark], again: bool) -> None:
         try:
             await self.inbox.mark(marks)
-        except Unavailable as error:
+        except (Unavailable, ReplyError) as error:
+            # the whole call was refused (READONLY, MISCONF, LOADING, ...) or not answered
             self._say(error)
             if again:
                 for mark in marks:
                     self._gather(mark)
                 self._later(self._flush_marks, RETRY)
-        except ReplyError as error:
+        except NotMarked as error:
             self._say(error)
 
     # -- presence and the sweep
@@ -299,30 +326,37 @@ class Hub:
             await self.inbox.leave(users)
         except (Unavailable, ReplyError) as error:
             self._say(error)  # presence expires by itself
+        if back := [user for user in users if user in self.people]:
+            await self._compare(back)  # they came back meanwhile, and the leave may have overtaken their join
 
     def _refresh(self) -> None:
-        """Every second a part of all people, so that everybody is looked at once in refresh_seconds."""
+        """Every second the next part of all people, so that everybody is looked at once in refresh_seconds."""
         self._later(self._refresh, 1.0)
+        part = -(-len(self._round) // max(1, int(self.refresh_seconds) - 2))
+        users = []
+        for user in [self._round.popleft() for _ in range(part)]:
+            if user in self.people:
+                users.append(user)
+            else:
+                self._in_round.discard(user)
         now = self.reactor.seconds()
-        if not self._sweep and now >= self._sweep_until:
-            self._sweep.extend(self.people)
-            self._sweep_until = now + self.refresh_seconds
-            if not self._sweep:
-                self.run(self._compare([]))
-        left = max(1.0, self._sweep_until - now - 2)
-        part = min(len(self._sweep), max(200, int(len(self._sweep) / left) + 1))
-        users = [self._sweep.popleft() for _ in range(part)]
-        if users:
-            self.run(self._compare(users))
+        if users or now >= self._alive_at:
+            self._alive_at = now + ALIVE_EVERY
+            self.run(self._sweep(users))
 
-    async def _compare(self, users: list[str]) -> None:
-        here = [user for user in users if user in self.people]
+    async def _sweep(self, users: list[str]) -> None:
+        if await self._compare(users):
+            self._round.extend(users)
+        else:
+            self._round.extendleft(reversed(users))  # not looked at: they are next again
+
+    async def _compare(self, users: list[str]) -> bool:
         try:
-            standings = await self.inbox.refresh(here)
+            standings = await self.inbox.refresh(users)
         except (Unavailable, ReplyError) as error:
             self._say(error)
-            return
-        self.metrics.refreshes += len(here)
+            return False
+        self.metrics.refreshes += len(users)
         for user, stands in standings.items():
             for client in self.people.get(user, ()):
                 if client.issued <= stands.revoked:
@@ -332,6 +366,7 @@ class Hub:
             if user not in self.people:
                 self._gone.add(user)  # closed meanwhile: the refresh has written its presence again
                 self._later(self._leave, MARK_DELAY)
+        return True
 
     # -- the end
 

@@ -4,7 +4,7 @@ Every letter has a name that a shell takes as it is: part/reason/stream id, the 
 import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
@@ -13,16 +13,19 @@ from msgspec import Struct
 from twisted.internet.defer import Deferred, DeferredList
 
 from notifier.core import intake, keys
+from notifier.core.identity import mark
 
 Call = Callable[..., Deferred[Any]]
 """Sends one command; its answer, or notifier.ports.Unavailable, or notifier.edge.redis.ReplyError."""
 
-REASONS: Final = (*intake.REASONS, "no_event", "handover")
+NO_EVENT: Final = "no_event"
+REASONS: Final = (*intake.REASONS, NO_EVENT, "handover")
 FRONT: Final = "in"
 PAGE: Final = 50  # letters a read
 MOST: Final = 100  # letters a retry, and bytes: a script holds up everybody else
 MOST_BYTES: Final = 262_144
 VERSION: Final = b"1"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 # No allow-oom: what goes in at the front door is refused while memory is short, and the letter stays.
 _RETRY: Final = "#!lua\n" + (files("notifier.edge") / "lua/retry.lua").read_text()
@@ -85,6 +88,13 @@ class NotAnEvent(ValueError):
     """This letter holds nothing that the front door could take."""
 
 
+class _Identity(Struct, frozen=True, gc=False):
+    """What an event's idempotency mark is made of."""
+
+    id: str
+    time: datetime
+
+
 def event_of(letter: DeadLetter, as_new: bool = False) -> bytes:
     """The event to try again. as_new: without the `id` and `time` it had, so that it happens now.
 
@@ -92,7 +102,7 @@ def event_of(letter: DeadLetter, as_new: bool = False) -> bytes:
     applied of it is not applied twice, and at its time, so that it takes back nothing that came later.
     Raises NotAnEvent.
     """
-    if letter.name.reason == "no_event":
+    if letter.name.reason == NO_EVENT:
         raise NotAnEvent(f"{letter.name} holds no event, only the fields of an entry without `event`")
     if not letter.to and not as_new:
         return letter.raw
@@ -125,10 +135,13 @@ def _iso(ms: int) -> str:
 
 
 class Letters:
-    """The dead letters of an installation of so many shards. All methods raise what `call` raises."""
+    """The dead letters of an installation. All methods raise what `call` raises.
 
-    def __init__(self, call: Call, shards: int) -> None:
-        self.call = call
+    shards, buckets: as the state was set up (keys.SETUP).
+    """
+
+    def __init__(self, call: Call, shards: int, buckets: int) -> None:
+        self.call, self.buckets = call, buckets
         self.parts = (FRONT, *map(str, range(shards)))
 
     async def counts(self, reasons: Iterable[str] = REASONS) -> dict[str, int]:
@@ -156,21 +169,35 @@ class Letters:
         async for letter in self._merged(self._streams(reasons), backwards=False):
             yield letter
 
-    async def retry(self, letters: Sequence[tuple[Name, bytes]]) -> list[str]:
-        """Put events (see event_of) back through the front door, in this order, and remove their letters, in one step.
+    async def retry(self, letters: Sequence[DeadLetter], as_new: bool = False) -> list[str]:
+        """Put letters back through the front door as events (see event_of), in this order, each in one step.
 
         Returns the id of each new entry, "" where the letter was gone. On a cluster Redis refuses (CROSSSLOT) all
-        but the letters of the front door, whose stream lies in another slot than a shard's.
+        but the letters of the front door, whose stream lies in another slot than a shard's. Raises NotAnEvent, before
+        anything is done.
         """
         made: list[str] = []
-        for part in _bounded(letters):
-            streams = list(dict.fromkeys(name.key for name, _ in part))
+        for part in _bounded([(letter, event_of(letter, as_new)) for letter in letters]):
+            streams = list(dict.fromkeys(letter.name.key for letter, _ in part))
             args: list[str | int | bytes] = []
-            for name, event in part:
-                args += (streams.index(name.key) + 2, name.entry, event)
+            for letter, event in part:
+                where, number = ("", 0) if as_new else self._mark(letter, event)
+                args += (streams.index(letter.name.key) + 2, letter.name.entry, event, where, number)
             answer = await self.call("EVAL", _RETRY, len(streams) + 1, keys.FRONT_DOOR, *streams, *args)
             made += (entry.decode() for entry in answer)
         return made
+
+    def _mark(self, letter: DeadLetter, event: bytes) -> tuple[str, int]:
+        """The idempotency mark of a letter for one person: (key of the set, number in it); ("", 0) for others."""
+        if not letter.to:
+            return "", 0
+        try:
+            wire = msgspec.json.decode(event, type=_Identity)
+        except (ValueError, RecursionError):
+            return "", 0  # it was never an event, so it has no mark
+        bucket, number = mark(wire.id, letter.to, self.buckets)
+        hour = (wire.time - _EPOCH) // timedelta(hours=1)
+        return keys.marks(keys.tag(int(letter.name.part)), hour, bucket), number
 
     async def drop(self, names: Sequence[Name]) -> list[bool]:
         """Remove letters for good; False for each that was gone."""
@@ -231,15 +258,15 @@ def _letter(name: Name, entry: Any) -> DeadLetter | None:
     return DeadLetter(name, detail, source, stream_id, to, values.get(b"raw", b""))
 
 
-def _bounded(letters: Sequence[tuple[Name, bytes]]) -> Iterator[list[tuple[Name, bytes]]]:
-    part: list[tuple[Name, bytes]] = []
+def _bounded(events: Sequence[tuple[DeadLetter, bytes]]) -> Iterator[list[tuple[DeadLetter, bytes]]]:
+    part: list[tuple[DeadLetter, bytes]] = []
     size = 0
-    for letter in letters:
-        size += len(letter[1])
+    for letter, event in events:
+        size += len(event)
         if part and (len(part) == MOST or size > MOST_BYTES):
             yield part
-            part, size = [], len(letter[1])
-        part.append(letter)
+            part, size = [], len(event)
+        part.append((letter, event))
     if part:
         yield part
 

@@ -28,8 +28,9 @@ from notifier.edge.memory_state import Box, Dead, ItemError, Lasting, MemoryServ
 from notifier.edge.store import CLAIM_PAGE, MARK_PAGE, REVOKED_SECONDS, Rules
 from notifier.ports import Claimed, Depth, GroupLost, Handed, LeaseLost, Letter, Routed
 
+SWEEP_MARGIN: Final = 600_000  # a router that was killed has repeated entries behind newer ones
 DAY_MS: Final = 86_400_000
-JOIN_BYTES: Final = 196_608  # of records in one answer, unless a single one is larger
+JOIN_BYTES: Final = 163_840  # of records in one answer, unless a single one is larger
 # The ids of the two records that move; no event id can have this form.
 SEEN_ID, READ_ID = "\1seen", "\1read"
 
@@ -203,9 +204,11 @@ class MemoryLog:
             return Handed(tuple(failures), self.stream.read(self.server.now, want), duplicates)
 
     def _bury(self, entry: str, item: list[Any], raws: Sequence[bytes]) -> None:
-        _, _, reason, detail, source, raw, user = item
+        _, _, reason, detail, source, raw, user, mark_key, mark = item
         dead = Dead(self.server.now, reason, detail, source, entry, user, raws[raw - 1])
         self.server.bury(self.tagged, self.rules, dead)
+        if mark:
+            self.server.marks.put((mark_key, mark), True)
 
     async def read(self, want: int) -> tuple[Entry, ...]:
         """Read entries without handing any over."""
@@ -228,11 +231,12 @@ class MemoryLog:
         if self.stream.ends.get("end", (0, 0)) <= self.stream.ends.get("read", (0, 0)):
             await self._wait(self.name, seconds)
 
-    async def sweep(self) -> bool:
+    async def sweep(self, before: int = 0) -> bool:
         """Remove the marks of hours that nothing left in the stream can need; all at once here."""
         with self.server.step():
             self._fence()
-            oldest = min([self.server.now, *(at[0] for at in self.stream.entries)])
+            accepted = (stream_id(entry.source or entry.id)[0] for entry in self.stream.entries.values())
+            oldest = min([self.server.now, before or self.server.now, *accepted]) - SWEEP_MARGIN
             for marks, number in list(self.server.marks):
                 _, tagged, hour, _ = marks.split(":")
                 if tagged == self.tagged and (int(hour) + 1) * HOUR_MS + self.rules.window < oldest:
@@ -243,8 +247,10 @@ class MemoryLog:
         """How much lies in the stream, and how old the oldest entry is."""
         with self.server.step():
             found = self.stream.entries
-            oldest = max(0.0, (self.server.now - min(found)[0]) / 1000) if found else 0.0
-            return Depth(len(found), oldest)
+            accepted = min(found)[0] if found else 0
+            return Depth(
+                len(found), max(0.0, (self.server.now - accepted) / 1000) if found else 0.0, accepted
+            )
 
 
 class MemoryShards:
@@ -296,7 +302,7 @@ class MemoryInbox:
             return _answer("revoked", nothing, self.server.now, [], False)
         box = self.server.box(user) or nothing
         result: JoinResult = join.mode
-        if result == "resume" and not box.knows(join.place):
+        if result == "resume" and not box.knows(join.place, join.since):
             result = "resync"
         if result == "resume":
             wanted = [(at, x) for at, x in box.records.items() if at > join.place.seq]

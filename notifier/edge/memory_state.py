@@ -18,7 +18,8 @@ K = TypeVar("K")
 V = TypeVar("V")
 Id = tuple[int, int]
 
-STEPS: Final = 64  # how far a trim walks in one write: no write may take long
+STEPS: Final = 64  # records that a trim drops in one write, at most: no write may take long
+HOLES: Final = 512  # seqs that it looks at, most of them superseded
 STEPS_KEPT: Final = 10_000  # that a restart could take back
 TOMBS: Final = (RETRACTED, DELETED)
 
@@ -159,12 +160,13 @@ class Box(Struct):
 
     def trim_rows(self, cap: int) -> None:
         """The cap counts live rows; whatever is older than a dropped row goes with it."""
-        for seq in range(self.tail, min(self.tail + STEPS, self.seq)):
-            if self.live <= cap:
+        left = STEPS
+        for seq in range(self.tail, min(self.tail + HOLES, self.seq)):
+            if self.live <= cap or left == 0:
                 break
             if seq in self.records:
                 self.drop(seq)
-                self.floor = seq
+                self.floor, left = seq, left - 1
             self.tail = seq + 1
         self.past = max(self.past, self.floor)
 
@@ -183,11 +185,11 @@ class Box(Struct):
             return -1
         return self.seq if run == self.run else self.start if run == self.prun else -1
 
-    def knows(self, place: Place) -> bool:
-        """Is every change after this place still here?"""
+    def knows(self, place: Place, since: int = 0) -> bool:
+        """Is every change after this place still here? since: see Join."""
         if place.birth == 0 and place.seq == 0:
             return self.past == 0
-        return self.past <= place.seq <= self.upto(place.birth, place.run)
+        return self.past <= max(place.seq, since) <= self.upto(place.birth, place.run)
 
 
 class Listener(Protocol):

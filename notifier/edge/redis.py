@@ -2,7 +2,7 @@
 A call costs 3 us here and 16-21 in txredisapi, which serves everything that is not on the path of an event."""
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha1
 from importlib.resources import files
 from pathlib import Path
@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 
 import hiredis
 from msgspec import Struct
-from twisted.application.internet import ClientService
 from twisted.internet import ssl
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from notifier.edge.direct import send_now
@@ -114,6 +114,8 @@ class Link(Protocol):
         self.waiting: deque[tuple[Deferred[Any], float]] = deque()
         self._parser = hiredis.Reader(replyError=ReplyError)
         self._gone: Failure | None = None
+        self._watchers: list[Deferred[None]] = []
+        self.given_up = False  # it did not answer in time, which says more than that it then ended
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
@@ -138,12 +140,12 @@ class Link(Protocol):
                 self.received(reply)
         except hiredis.ProtocolError as error:
             self.owner.report(f"{self.owner.name}: {self.owner.address} does not speak RESP: {error}")
-            self._abort()
+            self.abort()
 
     def received(self, reply: Any) -> None:
         if not self.waiting:
             self.owner.report(f"{self.owner.name}: an answer without a question from {self.owner.address}")
-            self._abort()
+            self.abort()
             return
         answer, _ = self.waiting.popleft()
         if isinstance(reply, ReplyError):
@@ -151,26 +153,35 @@ class Link(Protocol):
         else:
             answer.callback(reply)
 
-    def itself(self) -> "Link":
-        """ClientService hands out a proxy of the protocol; this is what it stands for."""
-        return self
+    def ended(self) -> Deferred[None]:
+        """Fires when the connection is over."""
+        if self._gone is not None:
+            return succeed(None)
+        watcher: Deferred[None] = Deferred()
+        self._watchers.append(watcher)
+        return watcher
 
     def overdue(self, now: float, timeout: float) -> bool:
         """Has the oldest question waited too long? Then the connection is of no use."""
         return bool(self.waiting) and now - self.waiting[0][1] > timeout
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
+        """End it now, whatever is under way."""
         transport: Any = self.transport
         transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._gone = reason
         waiting, self.waiting = self.waiting, deque()
+        said = f"{self.owner.name}: connection to {self.owner.address} lost before an answer"
+        if reason is not connectionDone:
+            said += f": {reason.getErrorMessage()}"
         for answer, _ in waiting:
-            answer.errback(
-                Unavailable(f"{self.owner.name}: connection to {self.owner.address} lost before an answer")
-            )
+            answer.errback(Unavailable(said))
         self.owner.lost(self)
+        for watcher in self._watchers:
+            if not watcher.called:
+                watcher.callback(None)
 
 
 class SubscriberLink(Link):
@@ -204,38 +215,46 @@ class Connection:
         self.message: Callable[[bytes, bytes], None] = lambda channel, payload: None
         self.confirmed: Callable[[bytes], None] = lambda channel: None
         self.disconnected: Callable[[], None] = lambda: None
+        self.scripts: Sequence[Script] = ()  # known to the server before the first call: none overtakes another
         self.fault = "not connected yet"
-        self._link: Link | None = None
+        self._link: Link | None = None  # greeted: calls may use it
+        self._fresh: Link | None = None  # connected, perhaps not greeted yet
         self._times = 0
         self._watch: Any = None
-        factory: Any = Factory.forProtocol(lambda: self.link_class(self))
-        factory.noisy = False
-        self._service = ClientService(
-            address.endpoint(reactor, connect_timeout),
-            factory,
-            retryPolicy=lambda tries: min(RETRY_MOST, 0.05 * 1.6 ** min(tries, 20)),
-            clock=reactor,
-            prepareConnection=self._prepare,
-        )
+        self._running = False
+        self._kept: Deferred[None] = succeed(None)
+        self._waiters: list[Deferred[None]] = []
+        self._factory: Any = Factory.forProtocol(lambda: self.link_class(self))
+        self._factory.noisy = False
+        self._endpoint: Any = address.endpoint(reactor, connect_timeout)
 
     @property
     def up(self) -> bool:
         return self._link is not None
 
     def start(self) -> None:
-        self._service.startService()
+        self._running = True
+        self._kept = Deferred.fromCoroutine(self._keep())
         self._look()
 
-    def stop(self) -> Awaitable[None]:
+    async def stop(self) -> None:
+        """End the link, and make no other."""
+        self._running = False
         if self._watch is not None and self._watch.active():
             self._watch.cancel()
-        if self._link is not None:
-            self._link._abort()
-        return self._service.stopService()
+        self._kept.cancel()
+        await self._kept
+        if self._fresh is not None:
+            self._fresh.abort()
+            await self._fresh.ended()
 
-    def ready(self) -> Deferred[Any]:
+    def ready(self) -> Deferred[None]:
         """Fires when a link is up."""
-        return self._service.whenConnected()
+        if self.up:
+            return succeed(None)
+        waiter: Deferred[None] = Deferred()
+        self._waiters.append(waiter)
+        return waiter
 
     def call(self, *args: Any) -> Deferred[Any]:
         """Send a command now; its answer, or ReplyError, or Unavailable."""
@@ -255,26 +274,67 @@ class Connection:
         return await self.call("EVALSHA", script.sha, len(keys), *keys, *args)
 
     def lost(self, link: Link) -> None:
+        if self._fresh is link:
+            self._fresh = None
         if self._link is link:
             self._link = None
-            self.fault = "connection lost"
+            if not link.given_up:
+                self.fault = "connection lost"
             self.metrics.redis_errors.count("connection")
             self.disconnected()
 
-    def _prepare(self, link: Any) -> Deferred[Any]:
-        return Deferred.fromCoroutine(self._greet(link))
+    async def _keep(self) -> None:
+        """Connect, greet, wait for the end, and again; ever more slowly while it fails.
 
-    async def _greet(self, proxy: Link) -> None:
-        link = proxy.itself()
+        Not ClientService: it meets a connection that ends while it is greeted with a traceback, and tells nobody why
+        none can be made.
+        """
+        tries = 0
+        while True:
+            try:
+                link = await self._connect()
+                if link is not None and await self._greet(link):
+                    tries = 0
+                    await link.ended()
+                if not self._running:
+                    return
+                tries += 1
+                await deferLater(self.reactor, min(RETRY_MOST, 0.05 * 1.6 ** min(tries, 20)), _nothing)
+            except CancelledError:  # by stop()
+                return
+
+    async def _connect(self) -> Link | None:
         try:
-            for command in (*self.address.greeting(), ("PING",)):
+            link: Any = await self._endpoint.connect(self._factory)
+        except CancelledError:
+            raise
+        except Exception as error:  # refused, timed out, no such host, ...: Twisted has a class for each
+            if self._running:
+                self._fail(f"cannot connect to {self.address}: {error}")
+            return None
+        self._fresh = link
+        return link  # type: ignore[no-any-return]
+
+    async def _greet(self, link: Link) -> bool:
+        try:
+            loads = (("SCRIPT", "LOAD", script.text) for script in self.scripts)
+            for command in (*self.address.greeting(), ("PING",), *loads):
                 await link.call(*command)
         except ReplyError as error:
             # WRONGPASS, NOAUTH, LOADING...: said once, tried again with backoff; an operator may mend it meanwhile
             self._count(error)
             self._fail(f"{self.address} refuses us: {error}")
-            link._abort()
-            raise
+            link.abort()
+            await link.ended()
+            return False
+        except Unavailable as error:
+            if not link.given_up:
+                self._fail(str(error).removeprefix(f"{self.name}: "))
+            return False
+        self._greeted(link)
+        return True
+
+    def _greeted(self, link: Link) -> None:
         self.fault = ""
         self._link = link
         self._times += 1
@@ -282,6 +342,10 @@ class Connection:
             self.metrics.redis_reconnects.count(self.name)
             self.report(f"{self.name}: connected to {self.address} again")
         self.connected()
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.called:
+                waiter.callback(None)
 
     def _fail(self, fault: str) -> None:
         if fault != self.fault:
@@ -294,7 +358,7 @@ class Connection:
     def _look(self) -> None:
         """Every second: is the peer still there? An idle connection is asked, a silent one dropped."""
         self._watch = self.reactor.callLater(1.0, self._look)
-        link = self._link
+        link = self._fresh
         if link is None:
             return
         if not link.waiting:
@@ -302,7 +366,12 @@ class Connection:
         elif link.overdue(self.reactor.seconds(), self.timeout):
             self.metrics.redis_errors.count("timeout")
             self._fail(f"{self.address} has not answered for {self.timeout:g} s: connection dropped")
-            link._abort()
+            link.given_up = True
+            link.abort()
+
+
+def _nothing() -> None:
+    return None
 
 
 class Subscription(Connection):

@@ -10,8 +10,8 @@ from twisted.internet.defer import Deferred, gatherResults
 from notifier.core import keys
 from notifier.core.backlog import Batch, Entry
 from notifier.core.inbox import Join, Joined, Mark, Page, Standing, encode_marks
-from notifier.edge.redis import Connection, ReplyError, load_script
-from notifier.ports import Claimed, Depth, GroupLost, Handed, LeaseLost, Letter, Routed
+from notifier.edge.redis import Connection, ReplyError, Script, load_script
+from notifier.ports import Claimed, Depth, GroupLost, Handed, LeaseLost, Letter, NotMarked, Routed
 
 CLAIM_PAGE: Final = 200
 REFRESH_PAGE: Final = 200
@@ -57,6 +57,9 @@ class Scripts:
         self.claim = load_script("claim", edit)
         self.ack = load_script("ack", edit)
         self.sweep = load_script("sweep", edit)
+
+    def all(self) -> list[Script]:
+        return list(vars(self).values())
 
 
 class RedisLog:
@@ -159,9 +162,9 @@ class RedisLog:
         """Return when something may have been appended after what was read last."""
         return self._wait(self.stream, self._last, seconds)
 
-    async def sweep(self) -> bool:
+    async def sweep(self, before: int = 0) -> bool:
         """Remove idempotency marks that nothing left can need; True while there is more to do."""
-        args = (self.tagged, self.incarnation, self.rules.window, self.rules.buckets, SWEEP_PAGE)
+        args = (self.tagged, self.incarnation, self.rules.window, self.rules.buckets, SWEEP_PAGE, before)
         more, _ = await self.calls.run(self.scripts.sweep, self._keys, args)
         if more < 0:
             raise LeaseLost
@@ -175,8 +178,10 @@ class RedisLog:
             self.calls.call("TIME"),
         )
         count, first, clock = await _first(gatherResults(asked, consumeErrors=True))
-        oldest = int(first[0][0].partition(b"-")[0]) / 1000 if first else 0.0
-        return Depth(count, max(0.0, int(clock[0]) + int(clock[1]) / 1e6 - oldest) if first else 0.0)
+        if not first:
+            return Depth(count, 0.0, 0)
+        accepted = int(first[0][0].partition(b"-")[0])
+        return Depth(count, max(0.0, int(clock[0]) + int(clock[1]) / 1e6 - accepted / 1000), accepted)
 
 
 _NOTHING: Final = Batch([], [])
@@ -280,7 +285,7 @@ class RedisInbox:
         place, tagged = join.place, keys.tag(self._shard(user))
         args = (
             tagged, user, incarnation, PRESENCE_MS, ALIVE_MS, issued, join.mode,
-            place.birth, place.run, place.seq, join.most, self.rules.retention,
+            place.birth, place.run, place.seq, join.most, self.rules.retention, join.since,
         )  # fmt: skip
         result, birth, run, seq, floor, seen, unread, now, more, found = await self.calls.run(
             self.scripts.join, (keys.inbox(user, self.rules.shards),), args
@@ -308,7 +313,7 @@ class RedisInbox:
         return Page(int(birth), run.decode(), seq, floor, seen, unread, bool(more), _records(found))
 
     async def mark(self, marks: Sequence[Mark]) -> list[int]:
-        """Apply marks, in order per person. Raises ReplyError if one could not be applied."""
+        """Apply marks, in order per person. Raises NotMarked if one could not be applied."""
         order = {id(mark): at for at, mark in enumerate(marks)}
         changed = [0] * len(marks)
         people: dict[int, list[Mark]] = {}
@@ -333,7 +338,7 @@ class RedisInbox:
                     if fault:
                         faults.append(fault.decode("utf-8", "replace"))
         if faults:
-            raise ReplyError(faults[0])
+            raise NotMarked(faults[0])
         return changed
 
     async def refresh(self, users: Sequence[str]) -> dict[str, Standing]:
@@ -352,10 +357,13 @@ class RedisInbox:
 
     async def leave(self, users: Sequence[str]) -> None:
         """These people have no socket here any more."""
+        asked = []
         for shard, mine in self._by_shard(users).items():
             for at in range(0, len(mine), REFRESH_PAGE):
                 args = (keys.tag(shard), self.incarnation, *mine[at : at + REFRESH_PAGE])
-                await self.calls.run(self.scripts.leave, (f"alive:{keys.tag(shard)}",), args)
+                call = self.calls.run(self.scripts.leave, (f"alive:{keys.tag(shard)}",), args)
+                asked.append(Deferred.fromCoroutine(call))  # all on their way before anything else is
+        await _first(gatherResults(asked, consumeErrors=True))
 
     async def revoke(self, user: str) -> None:
         """Void all tokens of a person issued until now, and close their sockets everywhere."""

@@ -32,7 +32,7 @@ from notifier.core.frames import (
 from notifier.core.inbox import Mark
 from notifier.core.session import Authenticate, Close, Send, Session, Start
 from notifier.core.tokens import Identity, TokenError, Verifier
-from notifier.edge.direct import end_writing, send_now, unsent
+from notifier.edge.direct import bound_kernel, end_writing, send_now, unsent
 from notifier.edge.hub import Hub
 from notifier.metrics import Metrics
 
@@ -42,6 +42,7 @@ PROTOCOL: Final = "notifier.v1"
 BEARER: Final = "bearer."
 SCOPE: Final = "inbox"
 PING_FRAME: Final = ping_frame()
+SEND_BUFFER: Final = 65_536  # bytes that the kernel holds for one client; Linux doubles this
 CALM: Final = 65_536  # unsent bytes below which more history may be read for a client
 NEAR: Final = 30  # s: deadlines nearer than this are kept by the second
 
@@ -54,7 +55,7 @@ class Connection:
 
     __slots__ = (
         "address", "alive", "closing", "deadline", "gateway", "identity", "issued", "pinged", "pings", "queue",
-        "reader", "session", "stamp", "tokens", "transport", "wheel",
+        "reader", "session", "stamp", "tokens", "transport", "waited", "wheel",
     )  # fmt: skip
 
     session: Session
@@ -66,6 +67,7 @@ class Connection:
         self.issued = 0
         self.alive = True
         self.pinged = False
+        self.waited = False  # at the last beat history waited for an ack already
         self.closing = False
         self.deadline = 0
         self.wheel = 0
@@ -140,9 +142,8 @@ class Connection:
             self.gateway.renew(self, effect)
 
     def _ping(self, body: bytes) -> None:
-        # per minute, counted against the same clock as messages
         self.pings += 1
-        if self._charge(self.gateway.ping_cost):
+        if self.pings <= self.gateway.pings_a_round:
             self.write(pong_frame(body))
         else:
             self.close(sessions.RATE, "too many pings")
@@ -168,6 +169,10 @@ class Connection:
             return True
         self.queue.append(text_frame(text))
         return False
+
+    def calm(self) -> bool:
+        """May more history be read for this client, or does it still take in what was sent?"""
+        return unsent(self.transport) <= CALM
 
     def flush(self) -> None:
         """Send what is queued, in one write."""
@@ -279,8 +284,7 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         self.leeway = leeway
         self.fetches_keys = False  # a key set is fetched and may bring keys that are unknown now
         self.now = now or reactor.seconds
-        # a minute's pings may cost no more than a minute's messages
-        self.ping_cost = limits.messages_per_second * 60 / max(1, limits.pings_per_minute) / 10
+        self.pings_a_round = max(1, -(-limits.pings_per_minute * int(settings.ping_seconds) // 60))
         self.open: set[Connection] = set()
         self.draining = False
         self._handshakes: set[Handshake] = set()
@@ -374,6 +378,7 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         """The upgrade is done: from now on the bytes are ours."""
         self._handshakes.discard(handshake)
         transport = handshake.transport
+        bound_kernel(transport, SEND_BUFFER)
         connection = Connection(self, transport, handshake.client_address)
         if hasattr(transport, "wrappedProtocol"):
             transport.wrappedProtocol = connection  # TLS
@@ -497,12 +502,17 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         """Once a round: ping who has been silent since the last one."""
         if connection.closing:
             return
+        connection.pings = 0
         if connection.identity is not None:
             self._watch(connection, now)
             session = connection.session
-            if session.state == sessions.PAUSED and not connection.alive:
+            if session.state != sessions.PAUSED:
+                connection.waited = False
+            elif connection.waited:
                 self.hub.slow(connection, "history waits for an ack")
                 return
+            else:
+                connection.waited = True
         if not connection.alive:
             connection.pinged = True
             self._pinged.setdefault(self._tick + int(self.settings.pong_seconds), []).append(connection)

@@ -173,8 +173,9 @@ class Storm:
             if owner is not None and owner.running:
                 owner.pause()
                 # it may have died, or lost the lease, between the look and the signal
-                paused[:] = [owner] if owner.running and self.owner() is owner else []
-                if not paused:
+                if self.owner() is owner:
+                    paused.append(owner)
+                else:
                     owner.resume()
             return bool(paused)
 
@@ -183,7 +184,7 @@ class Storm:
         while self.owner() in (*paused, None) and time.monotonic() < until:
             self.bury()
             time.sleep(0.01)
-        self.takeovers += self.owner() not in (*paused, None)
+        self.takeovers += int(self.owner() not in (*paused, None))
         paused[0].resume()
         self.bury()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,10 +44,10 @@ class Program:
     def start(
         self, *arguments: str, environ: Mapping[str, str] | None = None, **streams: int
     ) -> subprocess.Popen[bytes]:
-        """A process with pipes, where `streams` says nothing else."""
+        """A process with pipes, where `streams` says nothing else; killed after 25 s: no test waits for ever."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith("NOTIFIER_")}
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | streams
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*COMMAND, *arguments],
             cwd=self.folder,
             env=clean | {"PYTHONPATH": str(ROOT)} | dict(environ or {}),
@@ -54,3 +55,7 @@ class Program:
             stdout=pipes["stdout"],
             stderr=pipes["stderr"],
         )
+        end = threading.Timer(25, process.kill)
+        end.daemon = True
+        end.start()
+        return process

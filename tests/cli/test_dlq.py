@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from base64 import b64decode
 
 import pytest
 from click.testing import CliRunner
 
 from notifier.cli.main import notifier as group
+from notifier.core.payload import iso
 from tests.cli.program import GOOD, Program
 from tests.cli.test_letters import SOURCE, bury
 from tests.daemon import Daemon, wait_until
@@ -151,6 +154,22 @@ def test_drop(beside: Program, valkey: Valkey) -> None:
     assert valkey.call("XLEN", EVENTS) == 0
 
 
+@pytest.mark.parametrize(("answer", "code", "left"), [(b"n\n", 1, 1), (b"y\n", 0, 0)])
+def test_drop_asks_on_a_terminal(
+    beside: Program, valkey: Valkey, answer: bytes, code: int, left: int
+) -> None:
+    bury(valkey, "dead:{0}:stale")
+    ours, theirs = os.openpty()
+    os.write(ours, answer)
+    with beside.start("dlq", "drop", "--all", stdin=theirs) as process:
+        os.close(theirs)
+        assert process.wait(10) == code
+        assert process.stderr is not None
+        assert b"for good (all there are)? [y/N]" in process.stderr.read()
+    os.close(ours)
+    assert valkey.call("XLEN", "dead:{0}:stale") == left
+
+
 def test_ls_into_a_pipe_that_closes(beside: Program, valkey: Valkey) -> None:
     for _ in range(300):
         bury(valkey, "dead:{0}:schema", raw=b"x" * 1000)
@@ -174,3 +193,27 @@ def test_from_the_dead_letters_into_the_inbox(beside: Program, valkey: Valkey) -
         assert beside.run("dlq", "retry", "--reason", "unknown_type").code == 0
         wait_until(lambda: valkey.call("HGET", "inbox:{0}:7", "seq") == b"1", 5)
     assert beside.run("dlq", "ls", "--count").out == ""
+
+
+def test_what_could_not_be_written_is_written_after_all(beside: Program, valkey: Valkey) -> None:
+    """Buried for one of two people; when the cause is gone it reaches that one, and the other only once."""
+    valkey.call("SET", "inbox:{0}:8", "not an inbox")
+    events = [
+        {"type": "like", "actor": {"id": "42"}, "to": ["7", "8"]},
+        {
+            "type": "like",
+            "actor": {"id": "43"},
+            "to": ["7", "8"],
+            "id": "a",
+            "time": iso(int(time.time() * 1000)),
+        },
+    ]
+    with Daemon(beside.folder / "daemon", valkey.url):
+        assert beside.run("publish", given="\n".join(map(json.dumps, events)).encode()).code == 0
+        wait_until(lambda: valkey.call("XLEN", "dead:{0}:handover") == 2, 10)
+        valkey.call("DEL", "inbox:{0}:8")
+        assert beside.run("dlq", "retry", "--reason", "handover").code == 0
+        wait_until(lambda: valkey.call("HGET", "inbox:{0}:8", "live") == b"2", 5)
+        wait_until(lambda: valkey.call("XLEN", EVENTS) == 0, 5)
+    assert valkey.call("HGET", "inbox:{0}:7", "seq") == b"2"
+    assert valkey.call("XLEN", "dead:{0}:handover") == 0

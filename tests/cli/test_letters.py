@@ -11,6 +11,7 @@ import pytest
 from twisted.internet.defer import Deferred, gatherResults
 
 from notifier.core import keys
+from notifier.core.identity import mark
 from notifier.edge.letters import (
     MOST,
     MOST_BYTES,
@@ -31,8 +32,10 @@ from tests.servers import Valkey
 SOURCE = "1764000000000-5"
 
 
-def _letter(reason: str = "handover", to: str = "", raw: bytes = GOOD) -> DeadLetter:
-    return DeadLetter(Name("0", reason, "1764000000001-0"), "why", SOURCE, SOURCE, to, raw)
+def _letter(
+    reason: str = "handover", to: str = "", raw: bytes = GOOD, name: Name | None = None
+) -> DeadLetter:
+    return DeadLetter(name or Name("0", reason, "1764000000001-0"), "why", SOURCE, SOURCE, to, raw)
 
 
 def bury(
@@ -109,12 +112,12 @@ def test_no_event_cannot_be_tried_again() -> None:
 
 
 def test_a_script_is_given_bounded_work() -> None:
-    letters = [(Name("0", "schema", f"{at}-0"), b"x" * (50_000 if at % 7 == 0 else 10)) for at in range(500)]
+    letters = [(_letter(), b"x" * (50_000 if at % 7 == 0 else 10)) for at in range(500)]
     parts = list(_bounded(letters))
     assert [letter for part in parts for letter in part] == letters
     assert max(map(len, parts)) <= MOST
     assert max(sum(len(raw) for _, raw in part) for part in parts) <= MOST_BYTES
-    huge = [(Name("0", "schema", "1-0"), b"x" * (2 * MOST_BYTES))] * 2
+    huge = [(_letter(), b"x" * (2 * MOST_BYTES))] * 2
     assert [len(part) for part in _bounded(huge)] == [1, 1]
 
 
@@ -147,7 +150,7 @@ async def test_newest_and_oldest_across_streams_and_pages(either: Valkey, either
         part = {0: "0", 1: "1", 2: "in"}[streams.index(key)]
         buried.append(f"{part}/{key.rpartition(':')[2]}/{at // 2}-{at}")
     async with _connected(either_url) as calls:
-        letters = Letters(calls.call, 2)
+        letters = Letters(calls.call, 2, 9)
         assert await _named(letters.newest()) == buried[::-1]
         assert await _named(letters.oldest()) == buried
         assert await _named(letters.newest(["not_json"])) == [
@@ -163,7 +166,7 @@ async def test_what_is_buried_meanwhile_does_not_follow(valkey: Valkey, redis_ur
     first = [bury(valkey, "dead:{0}:schema") for _ in range(PAGE + 5)]
     async with _connected(redis_url) as calls:
         seen = []
-        async for letter in Letters(calls.call, 1).oldest():
+        async for letter in Letters(calls.call, 1, 9).oldest():
             seen.append(letter.name.entry)
             bury(valkey, "dead:{0}:schema")
         assert seen == first
@@ -173,7 +176,7 @@ async def test_get_and_a_version_that_is_another_s(valkey: Valkey, redis_url: st
     mine = bury(valkey, "dead:{0}:schema", raw=b"\xff\x00", to="")
     theirs = bury(valkey, "dead:{0}:schema", version="2")
     async with _connected(redis_url) as calls:
-        letters = Letters(calls.call, 1)
+        letters = Letters(calls.call, 1, 9)
         found = await letters.get(Name("0", "schema", mine))
         assert found is not None
         assert (found.raw, found.source, found.to, found.at) == (
@@ -193,13 +196,13 @@ async def _contents(calls: Connection) -> list[bytes]:
 
 async def test_each_goes_back_once_though_two_try(either: Valkey, either_url: str) -> None:
     names = [Name("0", "schema", bury(either, "dead:{0}:schema", raw=b"%d" % at)) for at in range(450)]
-    pairs = [(name, b"%d" % at) for at, name in enumerate(names)]
+    buried = [_letter(name=name, raw=b"%d" % at) for at, name in enumerate(names)]
     async with _connected(either_url) as one, _connected(either_url) as two:
         both = await gatherResults(
-            [Deferred.fromCoroutine(Letters(calls.call, 1).retry(pairs)) for calls in (one, two)]
+            [Deferred.fromCoroutine(Letters(calls.call, 1, 9).retry(buried)) for calls in (one, two)]
         )
-        assert [sum(map(bool, made)) for made in zip(*both, strict=True)] == [1] * len(pairs)
-        assert sorted(await _contents(one), key=int) == [raw for _, raw in pairs]
+        assert [sum(map(bool, made)) for made in zip(*both, strict=True)] == [1] * len(buried)
+        assert sorted(await _contents(one), key=int) == [letter.raw for letter in buried]
         assert await one.call("XLEN", "dead:{0}:schema") == 0
 
 
@@ -209,7 +212,9 @@ async def test_one_call_for_several_streams_in_order(valkey: Valkey, redis_url: 
         for part, reason in (("0", "schema"), ("in", "stale"), ("1", "schema"), ("0", "schema"))
     ]
     async with _connected(redis_url) as calls:
-        made = await Letters(calls.call, 2).retry([(name, b"%d" % at) for at, name in enumerate(names)])
+        made = await Letters(calls.call, 2, 9).retry(
+            [_letter(name=n, raw=b"%d" % at) for at, n in enumerate(names)]
+        )
         assert await _contents(calls) == [b"0", b"1", b"2", b"3"]
         assert [entry.encode() for entry in made] == [
             entry for entry, _ in await calls.call("XRANGE", keys.FRONT_DOOR, "-", "+")
@@ -225,16 +230,37 @@ async def test_a_letter_stays_when_the_front_door_refuses(own_server: Valkey, sp
         own_server.call("CONFIG", "SET", "maxmemory", "1mb")
         own_server.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
     async with _connected(own_server.url) as calls:
-        letters = Letters(calls.call, 1)
+        letters = Letters(calls.call, 1, 9)
         with pytest.raises(ReplyError, match="WRONGTYPE" if spoil == "type" else "OOM"):
-            await letters.retry([(name, GOOD)])
+            await letters.retry([_letter(name=name)])
         assert await letters.get(name) is not None
+
+
+@pytest.mark.parametrize("as_new", [False, True])
+async def test_what_was_buried_for_one_person_is_not_taken_for_a_repeat(
+    valkey: Valkey, redis_url: str, as_new: bool
+) -> None:
+    """Its idempotency mark may have been set when it was buried; that of others stays."""
+    accepted = int(SOURCE.partition("-")[0])
+    marks = {}
+    for user in ("7", "8"):
+        bucket, number = mark(f"x:{SOURCE}", user, 9)
+        marks[user] = (keys.marks("{0}", accepted // 3_600_000, bucket), number)
+        valkey.call("SADD", *marks[user])
+    name = Name("0", "handover", bury(valkey, "dead:{0}:handover", to="8"))
+    async with _connected(redis_url) as calls:
+        letters = Letters(calls.call, 1, 9)
+        letter = await letters.get(name)
+        assert letter is not None
+        assert all(await letters.retry([letter], as_new))
+    assert valkey.call("SISMEMBER", *marks["7"]) == 1
+    assert valkey.call("SISMEMBER", *marks["8"]) == int(as_new)  # as a new one it has another mark
 
 
 async def test_drop(valkey: Valkey, redis_url: str) -> None:
     name = Name("0", "schema", bury(valkey, "dead:{0}:schema"))
     async with _connected(redis_url) as calls:
-        letters = Letters(calls.call, 1)
+        letters = Letters(calls.call, 1, 9)
         assert await letters.drop([name, Name("0", "schema", "1-0")]) == [True, False]
         assert await letters.drop([name]) == [False]
         assert await letters.counts() == {}
@@ -243,7 +269,7 @@ async def test_drop(valkey: Valkey, redis_url: str) -> None:
 async def test_an_error_is_raised_as_it_is(valkey: Valkey, redis_url: str) -> None:
     valkey.call("SET", "dead:{0}:schema", "not a stream")
     async with _connected(redis_url) as calls:
-        for ask in _questions(Letters(calls.call, 1)):
+        for ask in _questions(Letters(calls.call, 1, 9)):
             with pytest.raises(ReplyError, match="WRONGTYPE"):
                 await ask()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -190,7 +191,7 @@ def test_a_line_goes_when_it_comes(notifier: Program, valkey: Valkey, redis_url:
         process.send_signal(signal.SIGINT)  # while it waits for stdin
         assert process.wait(5) == 130
         assert process.stderr is not None
-        assert process.stderr.read() == b"2 events accepted\n"
+        assert process.stderr.read() == b"2 events accepted\nnot sent: everything after line 2\n"
 
 
 def test_ids_that_nobody_reads(notifier: Program, redis_url: str) -> None:
@@ -218,6 +219,24 @@ def test_pressure_is_waited_for(notifier: Program, valkey: Valkey, redis_url: st
 
 
 # --- when Redis does not want, or is not there -----------------------------------------------------------
+
+
+def test_lost_while_it_waits_names_what_was_not_sent(notifier: Program, own_server: Valkey) -> None:
+    with notifier.start("publish", "--redis", own_server.url) as process:
+        assert process.stdin is not None
+        process.stdin.write(GOOD + b"\n" + GOOD + b"\n")
+        process.stdin.flush()
+        wait_until(lambda: own_server.call("XLEN", EVENTS) == 2, 5)
+        time.sleep(0.6)  # so that it looks at notifier:pressure again
+        own_server.stop()
+        process.stdin.write(GOOD + b"\n")
+        process.stdin.close()
+        assert process.wait(5) == 3
+        assert process.stderr is not None
+        err = process.stderr.read().decode()
+    assert err.splitlines()[:2] == ["2 events accepted", "not sent: everything after line 2"]
+    assert f"connection to {own_server.url} lost" in err
+    assert "Traceback" not in err
 
 
 def test_out_of_memory_names_what_was_not_accepted(notifier: Program, tmp_path: Path) -> None:
@@ -298,3 +317,22 @@ def test_stdin_closed_is_no_terminal(notifier: Program, redis_url: str) -> None:
         assert process.wait(5) == 0
         assert process.stderr is not None
         assert process.stderr.read() == b"0 events accepted\n"
+
+
+def test_a_terminal_sees_a_bar_and_bad_lines_above_it(notifier: Program, redis_url: str) -> None:
+    ours, theirs = os.openpty()
+    (notifier.folder / "events.jsonl").write_bytes(b"nope\n" + (GOOD + b"\n") * 5000)
+    with notifier.start("publish", "events.jsonl", "--redis", redis_url, stderr=theirs) as process:
+        os.close(theirs)
+        seen = b""
+        try:
+            while piece := os.read(ours, 65536):
+                seen += piece
+        except OSError:  # EIO: the other side has closed
+            pass
+        assert process.wait(5) == 1
+    os.close(ours)
+    assert b"publishing" in seen
+    assert b"events, " in seen  # and the rate
+    assert b"\r\x1b[Kline 1: not_json" in seen
+    assert b"5000 events accepted" in seen

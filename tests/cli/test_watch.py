@@ -7,9 +7,12 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from notifier.cli.main import notifier as group
 from notifier.core.keys import revoked
 from notifier.edge.embedded import free_port
 from notifier.edge.operator_key import make_operator_key
@@ -86,6 +89,9 @@ def test_it_goes_on_where_it_was_after_a_restart(beside: Program, daemon: Daemon
         assert b"connected" in process.stderr.readline()
         _publish(server, "cem", "one")
         assert b'"one"' in process.stdout.readline()
+        wait_until(
+            lambda: server.call("HGET", "inbox:{0}:cem", "ack") == b"1", 2
+        )  # and not only when it ends
         daemon.stop()
         _publish(server, "cem", "two", "three")
         daemon.start()
@@ -118,28 +124,33 @@ def test_a_token_is_minted_with_the_key_of_the_demo(beside: Program) -> None:
     assert "4501" in said.err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "says"),
-    [
-        (["--url", "ws://127.0.0.1:1/v1/websocket"], 3, "Connection refused"),
-        (["--url", "http://127.0.0.1/"], 2, "is not ws://"),
-        (["--url", "ws://127.0.0.1:1/", "--token-file", "nothing"], 1, "--token-file nothing"),
-        ([], 3, "no demo here"),
-    ],
-)
-def test_where_there_is_nothing_to_watch(
-    notifier: Program, arguments: list[str], code: int, says: str
-) -> None:
-    said = notifier.run("watch", "7", *arguments, environ={"NOTIFIER_TOKEN": "x"})
-    assert (said.code, said.out) == (code, "")
-    assert says in said.err
+def test_a_server_that_is_not_there(notifier: Program) -> None:
+    said = notifier.run(
+        "watch", "7", "--url", "ws://127.0.0.1:1/v1/websocket", environ={"NOTIFIER_TOKEN": "x"}
+    )
+    assert (said.code, said.out) == (3, "")
+    assert "Connection refused" in said.err
     assert "Traceback" not in said.err
 
 
-def test_no_token_at_all(notifier: Program) -> None:
-    said = notifier.run("watch", "7", "--url", "ws://127.0.0.1:1/")
-    assert said.code == 1
-    assert "NOTIFIER_TOKEN" in said.err
+@pytest.mark.parametrize(
+    ("arguments", "token", "code", "says"),
+    [
+        (["--url", "http://127.0.0.1/"], "x", 2, "is not ws://"),
+        (["--url", "ws://127.0.0.1:port/"], "x", 2, "is not ws://"),
+        (["--url", "ws://127.0.0.1:1/", "--token-file", "nothing"], "", 1, "--token-file nothing"),
+        (["--url", "ws://127.0.0.1:1/"], "", 1, "NOTIFIER_TOKEN"),
+        ([], "x", 3, "no demo here"),
+    ],
+)
+def test_what_cannot_begin(
+    arguments: list[str], token: str, code: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NOTIFIER_DEMO", raising=False)
+    result = CliRunner(env={"NOTIFIER_TOKEN": token}).invoke(group, ["watch", "7", *arguments])
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert says in result.stderr
 
 
 def test_revoke_closes_and_voids(beside: Program, server: Valkey) -> None:

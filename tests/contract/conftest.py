@@ -54,7 +54,9 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
     if request.param == "memory":
         yield MemoryWorld()
         return
-    made = opened(request.getfixturevalue(request.param), RedisWorld, SHARDS if request.param == "cluster" else 1)
+    made = opened(
+        request.getfixturevalue(request.param), RedisWorld, SHARDS if request.param == "cluster" else 1
+    )
     yield made
     reactor.run(made.close())
 

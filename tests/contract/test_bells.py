@@ -41,7 +41,9 @@ async def test_a_bell_says_what_a_join_would(world: World) -> None:
     assert [(bell.user, bell.birth, bell.run, bell.floor) for bell in bells] == [(U, at.birth, at.run, 0)] * 7
     assert [bell.seq for bell in bells] == [1, 2, 3, 4, 5, 6, 7]
     assert [bell.unread for bell in bells] == [1, 2, 3, 2, 2, 1, 0]
-    assert "".join(parse(bell.record).kind for bell in bells) == NOTIFICATION * 3 + RETRACTED + SEEN + READ + "x"
+    assert (
+        "".join(parse(bell.record).kind for bell in bells) == NOTIFICATION * 3 + RETRACTED + SEEN + READ + "x"
+    )
     assert bells[0].accepted == int(entry.partition("-")[0])
     assert all(now <= bell.accepted <= world.now() for bell in bells)
     kept = {bell.seq: bell.record for bell in bells if bell.seq in (4, 5, 6, 7)}
@@ -150,7 +152,7 @@ async def test_a_refresh_of_many(world: World) -> None:
     users = [f"someone{n}" for n in range(450)]
     await inbox.join(users[449], FRESH, ISSUED)
     standings = await inbox.refresh(users)
-    assert list(sorted(standings)) == sorted(users)
+    assert sorted(standings) == sorted(users)
     assert standings[users[449]].birth > 0
     assert await world.present(users[17]) == {"one"}
 

@@ -7,7 +7,20 @@ from itertools import permutations
 
 import pytest
 
-from notifier.core.inbox import DELETED, NOTIFICATION, READ, RETRACTED, SEEN, Join, Joined, JoinMode, Mark, Place
+from notifier.core.inbox import (
+    DELETED,
+    NOTIFICATION,
+    READ,
+    RETRACTED,
+    SEEN,
+    Join,
+    Joined,
+    JoinMode,
+    Mark,
+    Place,
+)
+from notifier.core.session import LIVE, Session, Start
+from notifier.edge.memory import JOIN_BYTES
 from notifier.ports import Unavailable
 from tests.contract.world import (
     ISSUED,
@@ -92,7 +105,12 @@ async def test_likes_and_unlikes_commute(world: World) -> None:
 
 async def test_the_last_word_is_the_unlike(world: World) -> None:
     now, reader = world.now(), Reader(world)
-    acts = [("like", "a", now - 4), ("unlike", "b", now - 3), ("like", "c", now - 2), ("unlike", "d", now - 1)]
+    acts = [
+        ("like", "a", now - 4),
+        ("unlike", "b", now - 3),
+        ("like", "c", now - 2),
+        ("unlike", "d", now - 1),
+    ]
     orders = list(permutations(acts))
     users = people(len(orders))
     for user, order in zip(users, orders, strict=True):
@@ -214,25 +232,41 @@ async def test_tombstones_are_capped_and_take_no_row_with_them(world: World) -> 
     assert (await inbox.sync(U, Join("resume", NOWHERE, 100), ISSUED)).result == "resync"
 
 
-async def test_a_trim_walks_a_bounded_way(world: World) -> None:
-    """Rows beyond the cap lie behind 140 superseded changes: they go with the third write, not with the first."""
+async def test_a_trim_drops_a_bounded_number(world: World) -> None:
+    """Rows beyond the cap lie behind 70 tombstones: the first write drops 64 of these, the second goes on."""
     now, reader, inbox = world.now(), Reader(world), world.inbox()
-    world_cap = world.rules.cap
-    assert world_cap == 100
     await reader.deliver(*(like(f"a{n}", now, thing=f"a{n}") for n in range(70)))
     await inbox.mark([named("delete", *(f"a{n}" for n in range(70)))])
     await reader.deliver(*(like(f"b{n}", now, thing=f"b{n}") for n in range(5)))
     assert (await load(world, U)).seq == 145
     world.use(cap=3)
-    reader = Reader(world, "two")
-    await world.log("one").give()
-    live = []
-    for n in range(5):
-        await reader.deliver(like(f"c{n}", now, thing=f"c{n}"))
-        live.append(len((await load(world, U)).records))
-    assert live == [6, 7, 3, 3, 3]
+    await reader.log.give()
+    assert await rows_after_each(world, "c", 5) == [6, 3, 3, 3, 3]
     joined = await load(world, U)
     assert (ids(joined), joined.floor) == (["c2", "c3", "c4"], 147)
+
+
+async def test_a_trim_looks_a_bounded_way(world: World) -> None:
+    """Rows beyond the cap lie behind 540 superseded changes: one write looks at 512 of these, the next goes on."""
+    world.use(cap=3)
+    now, reader = world.now() - 1_000, Reader(world)
+    await reader.deliver(like("a0", now, thing="a0"), like("a1", now, thing="a1"))
+    for n in range(270):
+        await world.append(like(f"on{n}", now + 2 * n, thing="viral"))
+        await world.append(like(f"off{n}", now + 2 * n + 1, thing="viral", kind="unlike"))
+    await reader.run()
+    assert (await load(world, U)).seq == 542
+    await reader.log.give()
+    assert await rows_after_each(world, "c", 5) == [3, 3, 3, 4, 3]
+    assert ids(await load(world, U)) == ["c2", "c3", "c4"]
+
+
+async def rows_after_each(world: World, name: str, count: int) -> list[int]:
+    reader, live = Reader(world, "two"), []
+    for n in range(count):
+        await reader.deliver(like(f"{name}{n}", world.now(), thing=f"{name}{n}"))
+        live.append(len((await load(world, U)).records))
+    return live
 
 
 # -- joining
@@ -337,13 +371,34 @@ async def test_a_page_is_bounded_in_bytes(world: World) -> None:
     reader, now = Reader(world), world.now()
     at = await start(world)
     text = "é" * 4_000
-    await reader.deliver(*(event("comment", U, eid=f"e{n}", at=now, thing=str(n), text=text) for n in range(40)))
+    await reader.deliver(
+        *(event("comment", U, eid=f"e{n}", at=now, thing=str(n), text=text) for n in range(40))
+    )
     answer = await since(world, U, at)
     size = sum(len(line.encode()) for _, line in answer.records)
     assert answer.more
-    assert 196_608 - 9_000 < size <= 196_608
+    assert JOIN_BYTES - 9_000 < size <= JOIN_BYTES
     rest = await since(world, U, place(answer, answer.records[-1][0]))
     assert (rest.more, len(answer.records) + len(rest.records)) == (False, 40)
+
+
+async def test_a_load_in_pages_comes_to_an_end(world: World) -> None:
+    """Old rows, then more deletions than tombstones are kept: `past` lies behind the last row of the first page."""
+    world.use(cap=3)
+    reader, now, inbox = Reader(world), world.now(), world.inbox()
+    await reader.deliver(like("old1", now, thing="old1"), like("old2", now, thing="old2"))
+    for n in range(6):
+        await reader.deliver(like(f"e{n}", now, thing=str(n)))
+        await inbox.mark([named("delete", f"e{n}")])
+    session = Session(U, Start(True, NOWHERE), window=256)
+    texts: list[bytes] = []
+    for _ in range(10):
+        texts += session.joined(await inbox.join(U, session.want(1), ISSUED))
+        if session.state == LIVE:
+            break
+    assert session.state == LIVE
+    kinds_sent = [json.loads(text)["type"] for text in texts]
+    assert (kinds_sent.count("resync"), kinds_sent.count("notification"), kinds_sent[-1]) == (0, 2, "upto")
 
 
 async def test_a_long_absence(world: World) -> None:
@@ -443,7 +498,9 @@ async def test_a_mark_takes_a_seq_only_if_it_changes_a_row(world: World) -> None
     # the seen mark at 3, the read mark moved from 4 to 5, the deletion at 6; the place moved on to 3
     assert (joined.seq, joined.seen, joined.unread) == (6, 3, 0)
     answer = await since(world, U, Place(at.birth, at.run, 0))
-    assert [(seq, record.kind, record.body) for seq, record in records(answer) if record.kind != NOTIFICATION] == [
+    assert [
+        (seq, record.kind, record.body) for seq, record in records(answer) if record.kind != NOTIFICATION
+    ] == [
         (3, SEEN, "2"),
         (5, READ, "a b"),
         (6, DELETED, ""),
@@ -457,7 +514,10 @@ async def test_the_read_record_holds_all_that_is_read(world: World) -> None:
     await inbox.mark([named("read", "e2")])
     await inbox.mark([named("read", "e0"), named("delete", "e2"), named("read", "e3")])
     answer = await since(world, U, at)
-    assert [(seq, record.kind, record.body) for seq, record in records(answer)] == [(7, DELETED, ""), (8, READ, "e0 e3")]
+    assert [(seq, record.kind, record.body) for seq, record in records(answer)] == [
+        (7, DELETED, ""),
+        (8, READ, "e0 e3"),
+    ]
     assert [record.read for _, record in records(await load(world, U))] == [True, False, True]
 
 
@@ -465,7 +525,12 @@ async def test_marks_by_seq_mean_what_they_meant_when_given(world: World) -> Non
     reader, now, inbox = Reader(world), world.now(), world.inbox()
     await reader.deliver(*(like(f"e{n}", now, thing=str(n)) for n in range(4)))
     at = place(await load(world, U))
-    unknown = [Place(at.birth + 1, at.run, 4), Place(at.birth, "0" * 16, 4), Place(0, "0", 4), Place(at.birth, at.run, -1)]
+    unknown = [
+        Place(at.birth + 1, at.run, 4),
+        Place(at.birth, "0" * 16, 4),
+        Place(0, "0", 4),
+        Place(at.birth, at.run, -1),
+    ]
     for kind in ("ack", "seen", "read"):
         assert await inbox.mark([mark(kind, one) for one in unknown]) == [0] * 4
     assert await inbox.mark([Mark(U, "read", "", at.run, 4, ())]) == [0]  # a seq without a place

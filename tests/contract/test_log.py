@@ -324,6 +324,19 @@ async def test_after_three_tries_it_is_buried_and_the_others_go_on(world: World)
     assert (await reader.log.depth()).entries == 0
 
 
+async def test_what_was_buried_for_one_person_stays_so(world: World) -> None:
+    """Should the entry come once more, the pair is not applied behind what came later."""
+    reader, at = Reader(world, tries=1), world.now()
+    poison = event(to=(U, V), eid="a", at=at)
+    await world.spoil(U)
+    await reader.deliver(poison)
+    await world.mend(U)
+    await reader.deliver(event(to=U, eid="b", at=at), poison)
+    assert ids(await load(world, U)) == ["b"]
+    assert reader.metrics.events_duplicate == 2
+    assert len(await world.letters("handover")) == 1
+
+
 BAD = [
     (b"\xff\x00 not JSON", "not_json"),
     (b"", "not_json"),
@@ -502,6 +515,24 @@ async def test_marks_go_only_when_nothing_left_can_need_them(world: World) -> No
     while await reader.log.sweep():
         pass
     assert await world.marks() == 0
+
+
+async def test_a_copy_that_waited_at_the_front_door_is_a_repeat(spread: World) -> None:
+    """Two copies were accepted 3 hours ago; one was routed at once, the other only now: the window had not ended."""
+    spread.use(window=1_000)
+    then = spread.now() - 3 * 3_600_000
+    copy, reader = event(to=U, eid="a", at=then), Reader(spread)
+    await spread.swept_from(then - 3_600_000)
+    await spread.shards().append([Routed(0, f"{then}-0", (U,), copy)])
+    await spread.append(copy, stream=keys.FRONT_DOOR, entry_id=f"{then}-1")
+    await reader.run()
+    door = await spread.log(stream=keys.FRONT_DOOR, tagged=keys.FRONT_TAG).depth()
+    assert door.accepted == then
+    while await reader.log.sweep(door.accepted):
+        pass
+    await spread.shards().append([Routed(0, f"{then}-1", (U,), copy)])
+    await reader.run()
+    assert reader.metrics.events_duplicate == 1
 
 
 async def test_marks_of_the_window_stay(world: World) -> None:

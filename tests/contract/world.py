@@ -18,12 +18,20 @@ from notifier.core.backlog import Backlog
 from notifier.core.inbox import Bell, Join, Joined, Place, Record, parse
 from notifier.core.intake import REASONS, Intake
 from notifier.edge.bus import RedisBus
-from notifier.edge.memory import Dead, ItemError, MemoryBus, MemoryInbox, MemoryLog, MemoryServer, MemoryShards
+from notifier.edge.memory import (
+    Dead,
+    ItemError,
+    MemoryBus,
+    MemoryInbox,
+    MemoryLog,
+    MemoryServer,
+    MemoryShards,
+)
 from notifier.edge.redis import Address, Connection, ReplyError, Subscription
 from notifier.edge.store import RedisInbox, RedisLog, RedisShards, Rules, Scripts
 from notifier.metrics import Metrics
 from notifier.pipeline import Fanout
-from notifier.ports import Bus, EventLog, Inbox, Shards
+from notifier.ports import Bus, EventLog, Inbox, Shards, Unburied
 
 TAG = keys.tag(0)
 ISSUED = 2_000_000_000  # s: tokens of these tests were made after any revocation
@@ -43,7 +51,11 @@ def event(
     eid: str | None = None, at: int | None = None, text: str | None = None,
 ) -> bytes:  # fmt: skip
     """An event as a producer writes it; `at`: ms."""
-    value: dict[str, Any] = {"type": kind, "actor": {"id": actor}, "to": [to] if isinstance(to, str) else list(to)}
+    value: dict[str, Any] = {
+        "type": kind,
+        "actor": {"id": actor},
+        "to": [to] if isinstance(to, str) else list(to),
+    }
     value["object"] = {"type": "photo", "id": thing}
     if eid is not None:
         value["id"] = eid
@@ -255,7 +267,9 @@ class RedisWorld(World):
     async def ear(self, incarnation: str = "one") -> Ear:
         subscription = self._connect(Subscription, "bell")
         # What a script has published is on its way before the script has answered: a PING comes after it.
-        ear = Ear(RedisBus(subscription, self.rules.shards, incarnation, METRICS), lambda: subscription.call("PING"))
+        ear = Ear(
+            RedisBus(subscription, self.rules.shards, incarnation, METRICS), lambda: subscription.call("PING")
+        )
         await subscription.ready()
         while len(ear.bus.heard) < self.rules.shards:
             await pause(0.001)
@@ -373,7 +387,7 @@ class Reader:
             try:
                 if not await self.fanout.once():
                     return
-            except ReplyError as error:
+            except (ReplyError, Unburied) as error:
                 errors += 1
                 if errors > 3:
                     raise

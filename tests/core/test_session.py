@@ -12,7 +12,20 @@ from hypothesis import strategies as st
 from notifier.core import session as sessions
 from notifier.core.inbox import Bell, Joined, JoinResult, Mark, Place
 from notifier.core.session import (
-    BEHIND, JOIN, JOINING, KEPT_BELLS, LIVE, PAUSED, SEND, SKIP, SLOW, Authenticate, Close, Send, Session, Start,
+    BEHIND,
+    JOIN,
+    JOINING,
+    KEPT_BELLS,
+    LIVE,
+    PAUSED,
+    SEND,
+    SKIP,
+    SLOW,
+    Authenticate,
+    Close,
+    Send,
+    Session,
+    Start,
 )  # fmt: skip
 
 BIRTH, RUN = 1_795_000_000_000, "abc"
@@ -60,7 +73,12 @@ def test_a_client_without_a_place_is_told_where_it_stands_and_nothing_older() ->
 def test_after_zero_alone_loads_everything_then_upto() -> None:
     session = Session("u", Start(True, Place(0, "0", 0)), 256)
     assert session.want(100).mode == "load"
-    assert told(session.joined(answer("load", 9, 3, 9))) == ["ready 9", "notification 3", "notification 9", "upto 9"]
+    assert told(session.joined(answer("load", 9, 3, 9))) == [
+        "ready 9",
+        "notification 3",
+        "notification 9",
+        "upto 9",
+    ]
     assert session.last == 9
 
 
@@ -158,7 +176,9 @@ def test_acks_are_receipts_and_only_active_ones_are_sight() -> None:
     for seq in (1, 2):
         session.hear(BIRTH, RUN, seq, True)
     place = (str(BIRTH), RUN)
-    assert session.received(b'{"type":"ack","seq":99}') == [Mark("u", "ack", *place, 2)], "never beyond what was sent"
+    assert session.received(b'{"type":"ack","seq":99}') == [Mark("u", "ack", *place, 2)], (
+        "never beyond what was sent"
+    )
     assert session.received(b'{"type":"ack","seq":2}') == []
     assert session.received(b'{"type":"ack","seq":2,"active":true}') == [Mark("u", "seen", *place, 2)]
     assert session.unacked is None
@@ -174,8 +194,14 @@ TABLE: list[tuple[bytes, list[Any]]] = [
     (b'{"type":"read"}', [Close(4510, "read: either `seq` or `ids`")]),
     (b'{"type":"auth","token":"t"}', [Authenticate("t", None)]),
     (b'{"type":"auth","token":"t","after":0}', [Authenticate("t", Start(True, Place(0, "0", 0)))]),
-    (b'{"type":"auth","token":"t","epoch":"5.ab","after":3}', [Authenticate("t", Start(False, Place(5, "ab", 3)))]),
-    (b'{"type":"auth","token":"t","epoch":"no","after":3}', [Authenticate("t", Start(False, Place(-1, "0", 0)))]),
+    (
+        b'{"type":"auth","token":"t","epoch":"5.ab","after":3}',
+        [Authenticate("t", Start(False, Place(5, "ab", 3)))],
+    ),
+    (
+        b'{"type":"auth","token":"t","epoch":"no","after":3}',
+        [Authenticate("t", Start(False, Place(-1, "0", 0)))],
+    ),
     (b'{"type":"auth","token":"t","epoch":"5.ab"}', [Close(4510, "`epoch` without `after`")]),
     (b'{"type":"auth","token":"t","after":-1}', [Close(4510, "`after` is negative")]),
     (b'{"type":"later"}', [Send(b'{"type":"error","code":4510,"reason":"unknown type \'later\'"}')]),
@@ -198,7 +224,9 @@ def test_a_malformed_message_says_what_is_wrong_with_it() -> None:
     assert "ack: Expected `int`, got `str` - at `$.seq`" in effect.reason
 
 
-@given(st.binary(max_size=200) | st.from_regex(r'\{"type":"(ack|seen|read|auth)"[^}]{0,40}\}').map(str.encode))
+@given(
+    st.binary(max_size=200) | st.from_regex(r'\{"type":"(ack|seen|read|auth)"[^}]{0,40}\}').map(str.encode)
+)
 def test_no_message_breaks_a_session(text: bytes) -> None:
     for effect in live().received(text):
         assert isinstance(effect, Send | Close | Authenticate | Mark)

@@ -4,25 +4,36 @@
 -- batch: {entries, items}; an entry is {stream id, is it complete with this batch}.
 -- An item: {1, entry, user, mark key, mark, time, id, group, actor, accepted, body}: a row
 --          {2, entry, user, mark key, mark, time, id, group, actor, accepted}: a retraction
---          {3, entry, reason, detail, source, at, user}: to the dead letters; the raw bytes are argument 14 + at
+--          {3, entry, reason, detail, source, at, user, mark key, mark}: to the dead letters; the raw bytes are
+--          argument 14 + at; with a user and a mark when only that pair could not be applied
 -- Returns {status, {{item, error}...}, entries, repeats}: status ok | lease | group; error "held" = waits for an earlier one.
 if call('GET', KEYS[1]) ~= ARGV[2] then return {'lease', {}, {}, 0} end
 
 local batch = cmsgpack.unpack(ARGV[14])
 local entries, items = batch[1], batch[2]
 local retention, cap, register_life = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
-local LENGTHS = {11, 10, 7}
+local LENGTHS = {11, 10, 9}
 -- Everything is checked before the first write: Lua is not rolled back.
 assert(retention and cap and tonumber(register_life) and tonumber(ARGV[13]), 'handover: bad settings')
 for at, item in ipairs(items) do
-  assert(LENGTHS[item[1]] == #item and entries[item[2]], 'handover: bad item ' .. at)
+  local fits = LENGTHS[item[1]] == #item and entries[item[2]]
   if item[1] == 3 then
-    assert(ARGV[14 + item[6]], 'handover: bad item ' .. at)
+    fits = fits and ARGV[14 + item[6]]
   else
-    assert(type(item[6]) == 'number' and type(item[10]) == 'number', 'handover: bad item ' .. at)
+    fits = fits and type(item[6]) == 'number' and type(item[10]) == 'number'
   end
+  if not fits then error('handover: bad item ' .. at) end
 end
 call('PEXPIRE', KEYS[1], ARGV[3])
+
+-- Lua's own comparison goes by the server's locale, which may differ from one server to the next.
+local function after_in_bytes(a, b)
+  for at = 1, math.min(#a, #b) do
+    local x, y = string.byte(a, at), string.byte(b, at)
+    if x ~= y then return x > y end
+  end
+  return #a > #b
+end
 
 -- (time, id) orders what one actor did; ids that were made from stream ids are compared as numbers.
 local function later(time, id, than_time, than_id)
@@ -33,7 +44,7 @@ local function later(time, id, than_time, than_id)
     if ms ~= than_ms then return tonumber(ms) > tonumber(than_ms) end
     return tonumber(n) > tonumber(than_n)
   end
-  return id > than_id
+  return after_in_bytes(id, than_id)
 end
 
 local function group_key(user, group) return 'grp:' .. tag .. ':' .. user .. ':' .. group end
@@ -99,11 +110,12 @@ local function retract(_, _, user, _, _, time, id, group, actor, accepted)
   call('PEXPIRE', group_key(user, group), register_life)
 end
 
-local function bury(_, entry, reason, detail, source, raw, user)
+local function bury(_, entry, reason, detail, source, raw, user, mark_key, mark)
   local key = 'dead:' .. tag .. ':' .. reason
   call('XADD', key, 'MAXLEN', '~', ARGV[10], '*', 'v', '1', 'reason', reason, 'detail', detail, 'source', source,
        'entry', entries[entry][1], 'to', user, 'raw', ARGV[14 + raw])
   call('XTRIM', key, 'MINID', '~', int(now - tonumber(ARGV[11])))
+  if mark ~= '' then call('SADD', mark_key, mark) end
 end
 
 -- A row, its bells, then its register, then its mark last: an error in between leaves what a repeat completes.

@@ -10,11 +10,13 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local run = string.sub(string.match(call('INFO', 'server'), 'run_id:(%x+)'), 1, 16)
 
 local COUNTS = {'seq', 'live', 'unread', 'floor', 'tail', 'past', 'tombs'}
-local STEPS = 64          -- how far a trim walks in one write
+local STEPS = 64          -- how far a trim walks in one write; over holes, which cost little, HOLES
+local HOLES = 512
 local DAY = 86400000
 
 local function inbox_key(user) return 'inbox:' .. tag .. ':' .. user end
-local function int(value) return string.format('%.0f', value) end
+local format, match, sub = string.format, string.match, string.sub
+local function int(value) return format('%.0f', value) end
 
 -- The inbox of a person, or nil. extra: one more field to fetch, returned second. base: the highest seq that stands
 -- in the hash; sets, dels, blank: what save_inbox will write, remove, and what it has already replaced.
@@ -59,15 +61,15 @@ end
 
 -- Blanks a record within the same HSET and removes the field after it: never two records of one id.
 local function erase(box, seq)
-  put(box, int(seq), '')
-  box.dels[#box.dels + 1] = int(seq)
+  put(box, seq, '')
+  box.dels[#box.dels + 1] = seq
   box.blank[seq] = true
 end
 
-local function kind_of(record) return string.sub(record, 2, 2) end
-local function is_read(record) return string.sub(record, 3, 3) == '1' end
+local function kind_of(record) return sub(record, 2, 2) end
+local function is_read(record) return sub(record, 3, 3) == '1' end
 local function parts(record)  -- time, group, id
-  local time, group, id = string.match(record, '^%S+ (%S+) (%S+) (%S+) ')
+  local time, group, id = match(record, '^%S+ (%S+) (%S+) (%S+) ')
   return tonumber(time), group, id
 end
 
@@ -85,14 +87,14 @@ end
 -- Writes the newest record of `id` under the next seq, in place of its older one (old: that one's seq, or nil).
 local function record(box, old, kind, read, time, group, id, body)
   if old and old > box.floor then
-    local before = call('HGET', box.key, int(old))
+    local before = call('HGET', box.key, old)
     if before and before ~= '' then
       discount(box, before)
       erase(box, old)
     end
   end
   box.seq = box.seq + 1
-  local seq = int(box.seq)
+  local seq = box.seq
   local line = '1' .. kind .. read .. ' ' .. int(time) .. ' ' .. group .. ' ' .. id .. ' ' .. body
   put(box, seq, line)
   put(box, 'n:' .. id, seq)
@@ -108,7 +110,7 @@ end
 -- The records of seqs first..last as they stand in the hash, false where there is none.
 local function span(box, first, last)
   local names = {}
-  for seq = first, last do names[#names + 1] = int(seq) end
+  for seq = first, last do names[#names + 1] = seq end
   local found = call('HMGET', box.key, unpack(names))
   for at = 1, #names do
     if found[at] == '' or box.blank[first + at - 1] then found[at] = false end
@@ -123,22 +125,22 @@ local function forget_record(box, seq, line)
   box.dels[#box.dels + 1] = 'n:' .. id
 end
 
--- The cap counts live rows; the tail pointer walks at most STEPS records a write. All records <= floor are gone.
+-- The cap counts live rows; the tail pointer drops at most STEPS records a write and looks at most at HOLES seqs.
+-- All records <= floor are gone.
 local function trim_rows(box, cap)
-  local left, stride = STEPS, 1
-  while box.live > cap and left > 0 and box.tail <= box.base do
+  local left, looks, stride = STEPS, HOLES, 1
+  while box.live > cap and left > 0 and looks > 0 and box.tail <= box.base do
     local first = box.tail
-    local last = math.min(first + stride - 1, first + left - 1, box.base)
-    for at, line in ipairs(span(box, first, last)) do
-      if box.live <= cap then break end
+    for at, line in ipairs(span(box, first, math.min(first + stride - 1, box.base))) do
+      if box.live <= cap or left == 0 then break end
       local seq = first + at - 1
       if line then
         forget_record(box, seq, line)
-        box.floor = seq
+        box.floor, left = seq, left - 1
       end
-      box.tail, left = seq + 1, left - 1
+      box.tail, looks = seq + 1, looks - 1
     end
-    stride = STEPS
+    stride = math.min(looks, HOLES - 1)
   end
   if box.past < box.floor then box.past = box.floor end
 end
@@ -161,10 +163,10 @@ end
 local function save_inbox(box, retention)
   local was = box.was
   for _, name in ipairs(COUNTS) do
-    if box[name] ~= was[name] then put(box, name, int(box[name])) end
+    if box[name] ~= was[name] then put(box, name, box[name]) end
   end
   if box.whole then
-    for _, name in ipairs({'birth', 'from', 'seen', 'ack'}) do put(box, name, int(box[name])) end
+    for _, name in ipairs({'birth', 'from', 'seen', 'ack'}) do put(box, name, box[name]) end
     put(box, 'run', box.run)
     put(box, 'prun', box.prun)
   end

@@ -1,10 +1,10 @@
 -- join: presence, then the records after a place, in one step. ARGV: tag, user, incarnation ("" = no presence),
 -- presence ms, alive ms, when the token was issued (s), mode fresh | load | resume, birth, run, after, records at most,
--- retention ms.
+-- retention ms, since (a load page by page began there: tombstones up to it are not needed, 0 = none).
 -- Returns {result, birth, run, seq, floor, seen, unread, now, more, {seq, record, ...}}; result fresh | load | resume |
 -- resync | revoked. more: 1 = ask again with the last seq got.
 local user, mode, most = ARGV[2], ARGV[7], tonumber(ARGV[11])
-local BYTES = 196608
+local BYTES = 163840
 local revoked = call('GET', 'revoked:' .. tag .. ':' .. user)
 if revoked and tonumber(ARGV[6]) <= tonumber(revoked) then return {'revoked', '0', run, 0, 0, 0, 0, now, 0, {}} end
 if ARGV[3] ~= '' then
@@ -21,13 +21,14 @@ if ARGV[3] ~= '' and not (box and box.till > 0) then
   save_inbox(box, tonumber(ARGV[12]))
 end
 local birth, after = tonumber(ARGV[8]), tonumber(ARGV[10])
+local reach = math.max(after, tonumber(ARGV[13]))
 
 -- Is (birth, run, after) a place from which every change is still known?
 local function exact()
   if not box then return birth == 0 and after == 0 end
   if birth == 0 and after == 0 then return box.past == 0 end
-  if birth ~= box.birth or after < box.past then return false end
-  return (ARGV[9] == box.run and after <= box.seq) or (ARGV[9] == box.prun and after <= box.from)
+  if birth ~= box.birth or reach < box.past then return false end
+  return (ARGV[9] == box.run and reach <= box.seq) or (ARGV[9] == box.prun and reach <= box.from)
 end
 
 local result = mode

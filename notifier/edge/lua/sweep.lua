@@ -1,20 +1,29 @@
 -- sweep: idempotency marks of an hour go when no entry that could repeat it is left. KEYS: lease, stream.
--- ARGV: tag, incarnation, window ms, buckets an hour, sets removed a call at most.
+-- ARGV: tag, incarnation, window ms, buckets an hour, sets removed a call at most, when the oldest entry before this
+-- stream was accepted (ms, looked up before this call; 0 = there is none).
 -- A set of hour h is needed until the oldest entry left was accepted after the end of h + window: no TTL could know.
 -- Returns {1 when there is more to do, sets removed}, or {-1, 0} when the lease is another's.
 if redis.call('GET', KEYS[1]) ~= ARGV[2] then return {-1, 0} end
-local HOUR = 3600000
+local HOUR, MARGIN = 3600000, 600000   -- margin: a router that was killed has repeated entries behind newer ones
 local clock = redis.call('TIME')
 local oldest = clock[1] * 1000
+if ARGV[6] ~= '0' then oldest = math.min(oldest, tonumber(ARGV[6])) end
 local first = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
-if first then oldest = math.min(oldest, tonumber(string.match(first[1], '^%d+'))) end
-local limit = math.ceil((oldest - tonumber(ARGV[3])) / HOUR - 1) - 1   -- the last hour that may go
+if first then
+  local accepted = first[1]
+  for at = 1, #first[2], 2 do
+    if first[2][at] == 'id' and string.match(first[2][at + 1], '^%d+%-%d+$') then accepted = first[2][at + 1] end
+  end
+  oldest = math.min(oldest, tonumber(string.match(accepted, '^%d+')), tonumber(string.match(first[1], '^%d+')))
+end
+local limit = math.ceil((oldest - MARGIN - tonumber(ARGV[3])) / HOUR - 1) - 1   -- the last hour that may go
 local key, buckets, left = 'swept:' .. ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[5])
 local at = redis.call('GET', key)
 local hour, bucket = limit, buckets
 if at then
   hour, bucket = string.match(at, '^(%d+) (%d+)$')
   hour, bucket = tonumber(hour), tonumber(bucket)
+  if hour > limit then hour, bucket = limit, buckets end   -- a clock that was ahead has been set right
 end
 local removed = 0
 while left > 0 and (hour < limit or bucket < buckets) do
