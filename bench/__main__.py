@@ -11,20 +11,17 @@ BENCHES = ("hub", "pipeline", "idle", "handshake")
 def main() -> int:
     """The exit status: 0 if every bench that was asked for has measured all its rows."""
     words = sys.argv[1:]
-    names = [word for word in words if not word.startswith("-")] if words[:1] else []
-    if names:
-        first_option = next((at for at, word in enumerate(words) if word.startswith("-")), len(words))
-        names, options = words[:first_option], words[first_option:]
-    else:
-        options = words
+    split = next((at for at, word in enumerate(words) if word.startswith("-")), len(words))
+    names, options = words[:split], words[split:]
     if names == ["list"]:
         for name in BENCHES:
-            print(f"{name:10} {importlib.import_module(f'bench.{name}').__doc__.splitlines()[0]}")
+            about = importlib.import_module(f"bench.{name}").__doc__ or ""
+            print(f"{name:10} {about.splitlines()[0]}")
         return 0
-    unknown = [name for name in names if name not in BENCHES]
-    if unknown:
-        print(f"no bench {unknown[0]!r}; there are: {', '.join(BENCHES)}", file=sys.stderr)
-        return 2
+    for name in names:
+        if name not in BENCHES:
+            print(f"no bench {name!r}; there are: {', '.join(BENCHES)}", file=sys.stderr)
+            return 2
     return max([_run(name, options) for name in names or BENCHES])
 
 

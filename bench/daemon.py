@@ -6,11 +6,16 @@ import itertools
 import sys
 import time
 import urllib.request
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import jwt
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    EllipticCurvePrivateKey,
+    generate_private_key,
+)
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -24,7 +29,11 @@ _runs = itertools.count(1)
 
 @cache
 def _private_keys() -> dict[str, EllipticCurvePrivateKey | Ed25519PrivateKey | bytes]:
-    return {"ES256": generate_private_key(SECP256R1()), "EdDSA": Ed25519PrivateKey.generate(), "HS256": SECRET}
+    return {
+        "ES256": generate_private_key(SECP256R1()),
+        "EdDSA": Ed25519PrivateKey.generate(),
+        "HS256": SECRET,
+    }
 
 
 @cache
@@ -58,10 +67,11 @@ def token_keys() -> tuple[tuple[str, str, Path], ...]:
     return tuple(found)
 
 
+@dataclass
 class Daemon(Running):
     """A daemon that is ready; `admin_port` serves its metrics."""
 
-    admin_port: int
+    admin_port: int = 0
 
     def metric(self, name: str) -> float:
         """One unlabelled metric, without its prefix. Raises BenchFailed if there is none of that name."""
@@ -83,13 +93,18 @@ def start_daemon(aof: bool = False, settings: str = "") -> Daemon:
         lines += ["[[tokens.keys]]", f'kid = "{kid}"', f'algorithm = "{algorithm}"', f'file = "{file}"']
     config = scratch(f"notifier-{run}.toml", "\n".join([*lines, settings, ""]).encode())
     twistd = Path(sys.executable).with_name("twistd")
-    argv = [sys.executable, twistd, "--nodaemon", "--pidfile=", "notifier", "--config", config]
+    argv: list[str | Path] = [
+        sys.executable,
+        twistd,
+        "--nodaemon",
+        "--pidfile=",
+        "notifier",
+        "--config",
+        config,
+    ]
     process = Process("daemon", argv, SERVER_CORE)
     for port in ports.values():
         process.wait_for_port(port)
     time.sleep(0.5)  # it has just listened; what it does once at its start shall not count
-    daemon = Daemon(
-        ports["websocket"], (process, redis), redis_port, {"server": process.pids(), "redis": redis.pids()}
-    )
-    daemon.admin_port = ports["admin"]
-    return daemon
+    groups = {"server": process.pids(), "redis": redis.pids()}
+    return Daemon(ports["websocket"], (process, redis), redis_port, groups, ports["admin"])

@@ -34,10 +34,10 @@ from bench.harness import (
 )
 
 COLUMNS = (
-    Column("server.cpu_us_per_delivery", "daemon CPU µs", 1),
+    Column("server.cpu_us_per_delivery", "server CPU µs", 1),
     Column("redis.cpu_us_per_delivery", "Redis CPU µs", 1),
     Column("own_cpu_us_per_delivery", "generator CPU µs", 1),
-    Column("server.cpu_percent", "daemon %", 0),
+    Column("server.cpu_percent", "server %", 0),
     Column("deliveries_per_s", "deliveries/s", 0),
     Column("p50_us", "p50 µs", 0),
     Column("p99_us", "p99 µs", 0),

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from tests.chaos.checker import Inbox, judge, parse
+import pytest
+
+from tests.chaos.checker import Inbox, judge
 from tests.chaos.crowd import Crowd
 from tests.chaos.failpoints import POINTS
 from tests.chaos.producer import STREAM, Producer, story
+from tests.chaos.scene import read_inboxes
 from tests.daemon import Daemon, wait_until
 from tests.servers import Valkey
+
+Report = Callable[[str], None]
 
 LEASE: Final = 0.5  # s
 OVER_ROUTER: Final = ("append", "routed", "acknowledge")
@@ -128,7 +134,11 @@ class Storm:
             daemon.kill()
             self.arm(daemon)
         left = plan.events
+        redis_kills = {at * moments // plan.redis_kills for at in range(plan.redis_kills)}
         for moment in range(moments):
+            if moment in redis_kills:
+                self.server.kill()
+                self.server.start()
             share = left // (moments - moment)
             left -= share
             self.producer.release(share)
@@ -136,7 +146,6 @@ class Storm:
                 self.pause_owner()
             else:
                 self.wait_for_death()
-        self.producer.release(left)
         wait_until(lambda: self.producer.idle, 60, "the producer has been answered")
         self.settle()
 
@@ -208,7 +217,7 @@ class Storm:
     # -- the judgement
 
     def inboxes(self) -> dict[str, Inbox]:
-        return inboxes(self.server, self.people, self.plan.shards)
+        return read_inboxes(self.server, self.people, self.plan.shards)
 
     def faults(self) -> list[str]:
         return judge(self.producer.sent, self.inboxes(), self.crowd.copies())
@@ -232,39 +241,54 @@ class Storm:
         )
 
 
-def inboxes(server: Valkey, people: Iterable[str], shards: int) -> dict[str, Inbox]:
-    """What Redis holds for these people."""
-    from zlib import crc32
-
-    found = {}
-    for user in people:
-        flat = server.call("HGETALL", f"inbox:{{{crc32(user.encode()) % shards}}}:{user}")
-        assert isinstance(flat, list)
-        found[user] = parse(flat)
-    return found
-
-
-def weather(tmp_path: Path, plan: Plan) -> None:
+def weather(tmp_path: Path, plan: Plan, report: Report) -> None:
     """Run a storm and judge it."""
     began = time.monotonic()
-    with Valkey(tmp_path / "valkey") as server, Storm(tmp_path, server, plan) as storm:
+    with (
+        Valkey(tmp_path / "valkey", extra={"appendfsync": "always"}) as server,
+        Storm(tmp_path, server, plan) as storm,
+    ):
         storm.run()
-        print(storm.say(began))
+        report(storm.say(began))
         assert storm.faults() == []
         garbage = sum(letter.sent is None for letter in storm.producer.accepted)
-        assert storm.dead_letters() == garbage, "each piece of garbage is buried once, and nothing else"
+        if not plan.redis_kills:
+            assert storm.dead_letters() == garbage, "each piece of garbage is buried once, and nothing else"
+            assert all(copy.resyncs == 0 for copy in storm.crowd.copies().values()), (
+                "nothing was lost: no resync"
+            )
         assert storm.deaths.total() >= plan.kills
         assert not [point for point in storm.deaths if "no reply seen" in point], storm.deaths
         assert storm.takeovers == plan.pauses
-        assert all(copy.resyncs == 0 for copy in storm.crowd.copies().values()), "nothing was lost: no resync"
-        assert (
-            len([point for point in plan.points if storm.deaths[point]])
-            >= min(plan.kills, len(plan.points)) - 1
-        )
+        passed = [point for point in plan.points if storm.deaths[point]]
+        assert len(passed) >= min(plan.kills // 2, len(plan.points)), f"only these points were met: {passed}"
         for daemon in storm.daemons:
             metrics = daemon.metrics()
             assert (metrics["entries_lost_total"], metrics["group_recreated_total"]) == (0, 0)
 
 
-def test_twenty_thousand_events_under_fifty_kills(tmp_path: Path) -> None:
-    weather(tmp_path, Plan(events=20_000, kills=50, pauses=4))
+@pytest.fixture
+def report(record_property: Callable[[str, object], None], capsys: pytest.CaptureFixture[str]) -> Report:
+    """Says what a storm was like: on the terminal, and in a report of pytest's."""
+
+    def say(line: str) -> None:
+        record_property("storm", line)
+        with capsys.disabled():
+            sys.stdout.write(f"\n  {line}\n")
+
+    return say
+
+
+def test_twenty_thousand_events_under_fifty_kills(tmp_path: Path, report: Report) -> None:
+    weather(tmp_path, Plan(events=20_000, kills=50, pauses=4), report)
+
+
+def test_shards_behind_a_router_under_kills(tmp_path: Path, report: Report) -> None:
+    weather(tmp_path, Plan(events=2_000, kills=12, pauses=1, shards=2, clients=50, seed=2), report)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize(("shards", "seed"), [(1, 11), (4, 12)])
+def test_a_long_storm_in_which_redis_dies_too(tmp_path: Path, report: Report, shards: int, seed: int) -> None:
+    plan = Plan(events=120_000, kills=300, pauses=20, redis_kills=12, shards=shards, seed=seed, people=2_000)
+    weather(tmp_path, plan, report)

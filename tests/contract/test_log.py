@@ -389,13 +389,14 @@ async def test_acknowledge_takes_entries_and_leaves_letters(world: World) -> Non
     sent = [await world.append(event(to=U)) for _ in range(250)]
     await log.take()
     await log.read(250)
-    letters = [Letter("schema", f"fault {n}", sent[n], sent[n], b"\xff%d" % n) for n in (0, 150)]
+    letters = [Letter("schema", f"fault {n}", sent[n], sent[n], b"\xff%d" % n) for n in (0, 1, 150)]
     await log.acknowledge(sent[:-1], letters)
     assert (await log.depth()).entries == 1
     assert [entry.id for entry in (await log.claim(0, "")).entries] == sent[-1:]
     found = await world.letters("schema")
     assert [(x.detail, x.source, x.entry, x.to, x.raw) for x in found] == [
         ("fault 0", sent[0], sent[0], "", b"\xff0"),
+        ("fault 1", sent[1], sent[1], "", b"\xff1"),
         ("fault 150", sent[150], sent[150], "", b"\xff150"),
     ]
 

@@ -88,11 +88,12 @@ def test_a_thousand_slow_readers_harm_nobody(tmp_path: Path, server: Valkey) -> 
 
 
 def test_who_was_too_slow_comes_back_and_has_everything(tmp_path: Path, server: Valkey) -> None:
-    with Daemon(tmp_path, server.url, {"limits": LIMITS}) as daemon:
+    settings: dict[str, dict[str, object]] = {"limits": {"window": 10_000}, "inbox": {"cap": 200}}
+    with Daemon(tmp_path, server.url, settings) as daemon:
         port = daemon.port("websocket")
         link = sleeper(port, "slow")
         wait_until(lambda: daemon.metrics()["sessions"] == 1, 10, "the slow one is in")
-        publish(server, ["slow"], 60)
+        publish(server, ["slow"], 150)
         wait_until(lambda: daemon.metrics()['closes_total{code="4002"}'] == 1, 10, "it was closed")
         link.close()
         with Socket(port) as again:
@@ -101,4 +102,4 @@ def test_who_was_too_slow_comes_back_and_has_everything(tmp_path: Path, server: 
             while (message := again.receive())["type"] != "upto":
                 got.append(message["seq"])
                 again.send({"type": "ack", "seq": message["seq"]})
-            assert got == list(range(1, 61))
+            assert got == list(range(1, 151))
