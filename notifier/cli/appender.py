@@ -13,8 +13,8 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from notifier.cli.connect import Client
+from notifier.cli.lines import CHUNK, Checker, Line, Lines, Options, Tally, fault_of, refuse
 from notifier.cli.progress import Progress
-from notifier.cli.publish import CHUNK, Checker, Line, Lines, Options, Tally, fault_of, refuse
 from notifier.core import keys
 from notifier.ports import Unavailable
 

@@ -210,7 +210,9 @@ class Intake:
             return Rejected("unknown_type", f"{_shown(wire.type)} is not one of: {', '.join(self._kinds)}")
         accepted = int(entry_id.partition("-")[0])
         if accepted > _LAST_MS:
-            return Rejected("future", "the entry's id is beyond the year 9999; append with `*`, mend with XSETID")
+            return Rejected(
+                "future", "the entry's id is beyond the year 9999; append with `*`, mend with XSETID"
+            )
         if wire.time is not None:
             time = (wire.time - _EPOCH) // _MILLISECOND
             if not -self._window_ms <= time - accepted <= self._future_ms:

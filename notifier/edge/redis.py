@@ -215,7 +215,8 @@ class Connection:
         self.message: Callable[[bytes, bytes], None] = lambda channel, payload: None
         self.confirmed: Callable[[bytes], None] = lambda channel: None
         self.disconnected: Callable[[], None] = lambda: None
-        self.scripts: Sequence[Script] = ()  # known to the server before the first call: none overtakes another
+        # Known to the server before the first call, so that no call overtakes another that has to load its script.
+        self.scripts: Sequence[Script] = ()
         self.fault = "not connected yet"
         self._link: Link | None = None  # greeted: calls may use it
         self._fresh: Link | None = None  # connected, perhaps not greeted yet

@@ -81,7 +81,7 @@ class RedisLog:
         """Take the lease, or keep it; False while another process holds it."""
         args = (self.tagged, "take", self.incarnation, self.rules.lease)
         got = await self.calls.run(self.scripts.lease, self._keys[:1], args)
-        if got == 2:
+        if got == 2 or self._last == "$":  # newly ours, or the answer that said so was lost
             await self.create()
             await self._find_end()
         return bool(got)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import autobahn.twisted.websocket
 import autobahn.websocket.protocol
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny
@@ -46,8 +47,11 @@ SEND_BUFFER: Final = 65_536  # bytes that the kernel holds for one client; Linux
 CALM: Final = 65_536  # unsent bytes below which more history may be read for a client
 NEAR: Final = 30  # s: deadlines nearer than this are kept by the second
 
-# Autobahn formats 30 options for a debug line that nobody reads, for every connection: a quarter of the handshake.
+# Autobahn formats 30 options for a debug line that nobody reads, for every connection: a quarter of the handshake;
+# and colours the words of a dozen other such lines: a twentieth.
 autobahn.websocket.protocol.pformat = lambda *args, **kwargs: ""
+for _module in (autobahn.websocket.protocol, autobahn.twisted.websocket):
+    _module.hltype = _module.hlval = lambda *args, **kwargs: ""
 
 
 class Connection:

@@ -16,8 +16,9 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from notifier.cli.lines import LONGEST, Line, Lines, ranges
 from notifier.cli.main import notifier as group
-from notifier.cli.publish import LONGEST, Line, Lines, event_of, ranges
+from notifier.cli.publish import event_of
 from tests.cli.program import GOOD, Program
 from tests.daemon import wait_until
 from tests.servers import Valkey
