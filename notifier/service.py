@@ -46,6 +46,7 @@ log = Logger()
 
 HANDSHAKE_REJECTS: Final = (
     "path", "too_large", "full", "draining", "unauthenticated", "per_address", "address_rate",
+    "timeout",
 )  # fmt: skip
 SETUP_VERSION: Final = 1
 RETRY: Final = 1.0
@@ -72,7 +73,8 @@ def makeService(options: Options) -> Service:
         config = load(Path(path) if path else None, os.environ)
         return House(config)
     except (ConfigError, keyring.KeyringError, OSError, ValueError) as error:
-        raise usage.UsageError(str(error)) from error
+        # Not usage.UsageError: twistd shows that of a service as a traceback.
+        raise SystemExit(f"notifier: {error}") from None
 
 
 def steady(reactor: Any) -> None:

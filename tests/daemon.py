@@ -236,11 +236,13 @@ def _parsed(line: bytes) -> dict[str, Any]:
     return found
 
 
-def wait_until(what: Callable[[], object], timeout: float, otherwise: Callable[[], str] | str = "") -> None:
-    """Return when `what()` holds; fails with `otherwise` after so many seconds."""
+def wait_until(
+    what: Callable[[], object], timeout: float, otherwise: Callable[[], str] | str = "", every: float = 0.02
+) -> None:
+    """Return when `what()` holds, looking `every` so many seconds; fails with `otherwise` after `timeout`."""
     deadline = time.monotonic() + timeout
     while not what():
         if time.monotonic() > deadline:
             said = otherwise() if callable(otherwise) else otherwise
             raise AssertionError(f"not within {timeout:g} s: {said}")
-        time.sleep(0.02)
+        time.sleep(every)

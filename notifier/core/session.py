@@ -11,7 +11,7 @@ BEHIND: changes may have been missed, a join is due. JOINING: it is under way, b
 whose seq follows the last one is sent. PAUSED: the client has not acknowledged enough to be sent more history.
 """
 
-from collections import deque
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
@@ -176,7 +176,7 @@ class Session:
         self.since = 0  # where a load began that is not complete yet
         self.joins = 0  # how many were asked for: only the newest one's answer counts
         self.acked = 0
-        self.unacked: deque[int] | None = None  # seqs of notifications sent; exists only while there are some
+        self.unacked: list[int] | None = None  # seqs of notifications sent; exists only while there are some
         self.kept: list[Bell] | None = None
 
     # -- towards the inbox
@@ -319,10 +319,10 @@ class Session:
     def _ack(self, message: Ack) -> list[Effect]:
         seq = min(message.seq, self.last)  # receipt of what was never sent means nothing
         unacked = self.unacked
-        while unacked and unacked[0] <= seq:
-            unacked.popleft()
-        if not unacked:
-            self.unacked = None
+        if unacked is not None:
+            del unacked[: bisect_right(unacked, seq)]
+            if not unacked:
+                self.unacked = None
         if self.state == PAUSED and self._room():
             self.state = BEHIND
         effects: list[Effect] = []
@@ -351,8 +351,9 @@ class Session:
 
     def _sent(self, seq: int) -> None:
         if self.unacked is None:
-            self.unacked = deque()
-        self.unacked.append(seq)
+            self.unacked = [seq]
+        else:
+            self.unacked.append(seq)
 
     def _room(self) -> bool:
         return not self.unacked or len(self.unacked) <= self.window // 2

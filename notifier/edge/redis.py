@@ -266,13 +266,17 @@ class Connection:
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Run a script by its hash, loading it where the server does not know it (a restart, SCRIPT FLUSH)."""
         try:
-            return await self.call("EVALSHA", script.sha, len(keys), *keys, *args)
+            try:
+                return await self.call("EVALSHA", script.sha, len(keys), *keys, *args)
+            except ReplyError as error:
+                if error.code != "NOSCRIPT":
+                    raise
+            # EVAL behind it: the scripts may be flushed again at any moment
+            self.call("SCRIPT", "LOAD", script.text).addErrback(lambda _: None)
+            return await self.call("EVAL", script.text, len(keys), *keys, *args)
         except ReplyError as error:
-            if error.code != "NOSCRIPT":
-                self._count(error)
-                raise
-        await self.call("SCRIPT", "LOAD", script.text)
-        return await self.call("EVALSHA", script.sha, len(keys), *keys, *args)
+            self._count(error)
+            raise
 
     def lost(self, link: Link) -> None:
         if self._fresh is link:

@@ -6,6 +6,7 @@ slotted Connection, and frames are written to the socket at once (docs/performan
 
 import ipaddress
 from collections.abc import Callable
+from math import ceil
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -48,7 +49,7 @@ CALM: Final = 65_536  # unsent bytes below which more history may be read for a 
 NEAR: Final = 30  # s: deadlines nearer than this are kept by the second
 
 # Autobahn formats 30 options for a debug line that nobody reads, for every connection: a quarter of the handshake;
-# and colours the words of a dozen other such lines: a twentieth.
+# and colours the words of a dozen other such lines: a tenth.
 autobahn.websocket.protocol.pformat = lambda *args, **kwargs: ""
 for _module in (autobahn.websocket.protocol, autobahn.twisted.websocket):
     _module.hltype = _module.hlval = lambda *args, **kwargs: ""
@@ -75,7 +76,7 @@ class Connection:
         self.closing = False
         self.deadline = 0
         self.wheel = 0
-        self.queue: list[bytes] | None = None
+        self.queue: bytes | None = None
         self.tokens = float(gateway.limits.messages_burst)
         self.pings = 0
         self.stamp = gateway.reactor.seconds()
@@ -168,10 +169,11 @@ class Connection:
 
     def push(self, text: bytes) -> bool:
         """Queue a message; True if it is the first one."""
-        if self.queue is None:
-            self.queue = [text_frame(text)]
+        queue = self.queue
+        if queue is None:
+            self.queue = text_frame(text)
             return True
-        self.queue.append(text_frame(text))
+        self.queue = queue + text_frame(text)
         return False
 
     def calm(self) -> bool:
@@ -181,8 +183,8 @@ class Connection:
     def flush(self) -> None:
         """Send what is queued, in one write."""
         queue, self.queue = self.queue, None
-        if queue and not self.closing:
-            self.write(queue[0] if len(queue) == 1 else b"".join(queue))
+        if queue is not None and not self.closing:
+            self.write(queue)
 
     def write(self, data: bytes) -> None:
         if not send_now(self.transport, data) and unsent(self.transport) > self.gateway.limits.unsent_bytes:
@@ -291,7 +293,7 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         self.pings_a_round = max(1, -(-limits.pings_per_minute * int(settings.ping_seconds) // 60))
         self.open: set[Connection] = set()
         self.draining = False
-        self._handshakes: set[Handshake] = set()
+        self._handshakes: dict[Handshake, float] = {}  # upgrades under way: in order of their deadline
         self._strangers: dict[
             Connection, float
         ] = {}  # connected, not authenticated: in order of their deadline
@@ -307,7 +309,7 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
             versions=[13], webStatus=False, utf8validateIncoming=False, maskServerFrames=False,
             requireMaskedClientFrames=True,
             maxFramePayloadSize=limits.message_bytes, maxMessagePayloadSize=limits.message_bytes,
-            openHandshakeTimeout=settings.handshake_seconds, closeHandshakeTimeout=settings.close_seconds,
+            openHandshakeTimeout=0, closeHandshakeTimeout=settings.close_seconds,
             autoPingInterval=0, failByDrop=False, tcpNoDelay=True, allowedOrigins=["*"], allowNullOrigin=True,
             maxConnections=0, serveFlashSocketPolicy=False, trustXForwardedFor=0,
         )  # fmt: skip
@@ -328,7 +330,7 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         handshake = Handshake()
         handshake.factory = self
         handshake.gateway = self
-        self._handshakes.add(handshake)
+        self._handshakes[handshake] = self.reactor.seconds() + self.settings.handshake_seconds
         return handshake
 
     def deny(self, code: int, reason: str, label: str) -> ConnectionDeny:
@@ -380,7 +382,7 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
 
     def take_over(self, handshake: Handshake, data: bytes) -> None:
         """The upgrade is done: from now on the bytes are ours."""
-        self._handshakes.discard(handshake)
+        self._handshakes.pop(handshake, None)
         transport = handshake.transport
         bound_kernel(transport, SEND_BUFFER)
         connection = Connection(self, transport, handshake.client_address)
@@ -410,7 +412,7 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
             connection.dataReceived(data)
 
     def handshake_over(self, handshake: Handshake) -> None:
-        self._handshakes.discard(handshake)
+        self._handshakes.pop(handshake, None)
 
     # -- who it is
 
@@ -476,6 +478,7 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         self._timer = self.reactor.callLater(1.0, self._second)
         self._tick += 1
         now, tick = self.now(), self._tick
+        self._expire_handshakes()
         self._expire_strangers()
         for connection in self._pinged.pop(tick, ()):
             if connection.pinged and not connection.alive and not connection.closing:
@@ -490,6 +493,17 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
                 connection.transport.abortConnection()
         if tick % 60 == 0:
             self._forget_addresses()
+
+    def _expire_handshakes(self) -> None:
+        """Not by Autobahn: its timers are cut to whole seconds, downwards, and cost one more object a connection."""
+        moment = self.reactor.seconds()
+        while self._handshakes:
+            handshake, deadline = next(iter(self._handshakes.items()))
+            if deadline > moment:
+                return
+            del self._handshakes[handshake]
+            self.metrics.handshake_rejects.count("timeout")
+            handshake.transport.abortConnection()
 
     def _expire_strangers(self) -> None:
         moment = self.reactor.seconds()
@@ -558,7 +572,9 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
 
     def reap(self, connection: Connection) -> None:
         """A peer that does not read its close frame is cut off."""
-        self._closing.setdefault(self._tick + max(1, int(self.settings.close_seconds)), []).append(connection)
+        # one tick more: the next may be due this very moment
+        due = self._tick + 1 + ceil(self.settings.close_seconds)
+        self._closing.setdefault(due, []).append(connection)
 
     def gone(self, connection: Connection) -> None:
         """The TCP connection is over."""

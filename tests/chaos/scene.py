@@ -14,7 +14,7 @@ import hiredis
 
 from tests.chaos.checker import Inbox, Sent, judge, parse
 from tests.chaos.crowd import Crowd
-from tests.chaos.producer import Letter, Producer, story
+from tests.chaos.producer import STREAM, Letter, Producer, story
 from tests.daemon import Daemon, Settings, wait_until
 from tests.servers import Valkey
 from tests.servers import _packed as packed
@@ -125,7 +125,8 @@ class Scene:
     def settle(self, stream: Iterable[Sent] | None = None, timeout: float = 30.0) -> None:
         """Wait until nothing is wrong any more, and no client had to come back for it."""
         wanted = None if stream is None else list(stream)
-        wait_until(lambda: not self.faults(wanted), timeout, lambda: self.said(wanted))
+        wait_until(lambda: self.server.call("XLEN", STREAM) == 0, timeout, self.daemon.tail)
+        wait_until(lambda: not self.faults(wanted), timeout, lambda: self.said(wanted), every=0.2)
 
     def said(self, wanted: list[Sent] | None) -> str:
         return "\n".join([*self.faults(wanted)[:10], "the log:", self.daemon.tail()])

@@ -251,7 +251,7 @@ def test_a_wrong_password_is_said_and_a_mended_one_found(tmp_path: Path) -> None
         assert "wrong" not in "".join(daemon.messages()).replace("WRONGPASS", "").replace("wrong number", "")
         assert daemon.get("/healthz")[0] == 200
         server.call("CONFIG", "SET", "requirepass", "wrong")
-        daemon.wait_for(READY)
+        daemon.wait_for(READY, 20)
         wait_until(lambda: daemon.get("/readyz")[0] == 200, 10, "ready")
         calm(daemon)
     finally:
@@ -283,7 +283,7 @@ def test_unreachable_at_the_start_is_said_and_waited_for(tmp_path: Path) -> None
         assert status == 503
         assert "refused" in body.decode()
         server.start()
-        daemon.wait_for(READY)
+        daemon.wait_for(READY, 20)
         wait_until(lambda: daemon.get("/readyz")[0] == 200, 10, "ready")
         calm(daemon)
     finally:
@@ -316,9 +316,10 @@ def test_lost_bells_are_made_good(tmp_path: Path, own_server: Valkey) -> None:
         assert metric(scene.daemon, 'redis_reconnects_total{link="bell"}') >= 1
 
 
-def test_the_last_bell_lost_leaves_nobody_behind(tmp_path: Path, own_server: Valkey) -> None:
+@pytest.mark.parametrize("seconds", [2, pytest.param(30, marks=pytest.mark.campaign)])
+def test_the_last_bell_lost_leaves_nobody_behind(tmp_path: Path, own_server: Valkey, seconds: int) -> None:
     """Nothing follows that could show the gap, and the subscription stands: only the sweep can tell."""
-    with Scene(tmp_path, own_server, {"websocket": {"refresh_seconds": 2}}) as scene:
+    with Scene(tmp_path, own_server, {"websocket": {"refresh_seconds": seconds}}) as scene:
         scene.publish(50)
         scene.settle()
         presence = own_server.call("SMEMBERS", "on:{0}:p0")
@@ -327,7 +328,7 @@ def test_the_last_bell_lost_leaves_nobody_behind(tmp_path: Path, own_server: Val
         own_server.call("DEL", f"alive:{{0}}:{presence[0].decode()}")
         event = {"type": "like", "actor": {"id": "ana"}, "to": ["p0"], "id": "last", "time": now()}
         own_server.call("XADD", STREAM, "*", "event", json.dumps(event))
-        wait_until(lambda: "last" in scene.crowd.copies()["p0"].rows, 6, "the sweep has found it")
+        wait_until(lambda: "last" in scene.crowd.copies()["p0"].rows, seconds + 3, "the sweep has found it")
         assert scene.stayed()
 
 
