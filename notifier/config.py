@@ -314,7 +314,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     pings_per_minute: Annotated[int, Meta(ge=1, le=100_000, description="WebSocket pings per minute from one client.")] = 60
     fragments: Annotated[int, Meta(ge=1, le=100_000, description="Most fragments of one message from a client.")] = 64
     window: Annotated[int, Meta(ge=1, le=65_536, description="Notifications a client may leave unacknowledged before it counts as slow.")] = 256
-    unsent_bytes: Annotated[int, Meta(ge=4096, le=67_108_864, description="Bytes that may wait for one client before it counts as slow.")] = 262_144
+    unsent_bytes: Annotated[int, Meta(ge=65_536, le=67_108_864, description="Bytes that may wait for one client before it counts as slow.")] = 262_144
     header_bytes: Annotated[int, Meta(ge=1024, le=65_536, description="Largest opening handshake, in bytes.")] = 8192
 
 
@@ -385,7 +385,6 @@ _RULES = (
           "a stranger gets no more room than a client"),
     _Rule("inbox.page", "must be at most {}", "limits.window", operator.le,
           "a page beyond the window would make every resuming client slow"),
-    _Rule("limits.unsent_bytes", "must be at least {}", "events.max_bytes", operator.ge, "one notification has to fit"),
     _Rule("drain.seconds", "must be at most {}", "drain.timeout_seconds", operator.le, "the closes have to end before the stop does"),
 )  # fmt: skip
 

@@ -219,7 +219,11 @@ class Router(Reader):
         letters: list[Letter] = []
         todo = self._todo[:READ_AHEAD]
         for entry in todo:
-            self._route(entry, chunks, letters)
+            try:
+                self._route(entry, chunks, letters)
+            except Exception as error:  # a bug of ours must not stop everybody behind this entry
+                detail = f"{type(error).__name__}: {error}"[:500]
+                letters.append(Letter("bug", detail, entry.id, entry.id, entry.event or entry.as_raw()))
         self.tally(self.intake)
         await self.shards.append(chunks)
         await self.log.acknowledge([entry.id for entry in todo], letters)

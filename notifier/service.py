@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
 
 from notifier.config import Config, ConfigError, load
-from notifier.core import intake, keys
-from notifier.core.backlog import Backlog
+from notifier.core import keys
+from notifier.core.backlog import BURIALS, Backlog
 from notifier.core.intake import Intake
 from notifier.core.tokens import REASONS as TOKEN_REASONS
 from notifier.core.tokens import Verifier
@@ -103,7 +103,7 @@ class House(Service):
         self.systemd = Systemd()
         self.metrics = Metrics(
             {
-                "dead_letters": (*intake.REASONS, "no_event", "handover", "bug"),
+                "dead_letters": BURIALS,
                 "auth_failures": (*TOKEN_REASONS, "scope", "revoked"),
                 "handshake_rejects": HANDSHAKE_REJECTS,
             }
@@ -132,6 +132,7 @@ class House(Service):
             letters=config.dead_letters.per_reason,
             letters_age=config.dead_letters.days * 86_400_000,
             lease=int(config.fanout.lease_seconds * 1000),
+            page_bytes=config.limits.unsent_bytes // 2,
         )
         self.scripts = Scripts()
         self.calls.scripts = self.reads.scripts = self.scripts.all()
@@ -238,6 +239,7 @@ class House(Service):
 
     async def _wait_at_door(self, stream: str, last: str, seconds: float) -> None:
         """A producer only appends, so the wake-up is a blocked read that takes nothing: it costs no poll."""
+        seconds = min(seconds, self.config.redis.timeout_seconds / 2)  # well within the deadline of a call
         try:
             await self.doorbell.call(
                 "XREAD", "COUNT", 1, "BLOCK", int(seconds * 1000), "STREAMS", stream, last
@@ -384,8 +386,7 @@ class House(Service):
                 await self._ports[name].stopListening()
         if was_ready:
             await self._drain()
-            for loop in self.loops:
-                await loop.stop()
+        await self._stop_loops()
         self.minder.stop()
         if self.jwks is not None:
             self.jwks.stop()
@@ -400,6 +401,18 @@ class House(Service):
         for connection in (self.subscription, self.doorbell, self.reads, self.calls):
             await connection.stop()
         log.info("notifier has stopped")
+
+    async def _stop_loops(self) -> None:
+        """All at once, and not for ever: with Redis away each of them waits for its own deadline."""
+        for loop in self.loops:
+            loop.halt()
+        stops = [Deferred.fromCoroutine(loop.stop()) for loop in self.loops]
+        ended = gatherResults(stops, consumeErrors=True)
+        ended.addTimeout(self.config.drain.timeout_seconds, self.reactor)
+        try:
+            await ended
+        except Exception as error:  # the leases expire by themselves
+            log.warn("readers did not stop in time: {error}", error=str(error))
 
     async def _drain(self) -> None:
         drain = self.config.drain

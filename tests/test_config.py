@@ -550,7 +550,6 @@ BROKEN: dict[tuple[str, str], Mapping[str, str]] = {
     ("admin.listen", "api.listen"): {"ADMIN__LISTEN": "tcp:8082:interface=127.0.0.1"},
     ("limits.unauthenticated_bytes", "limits.message_bytes"): {"LIMITS__UNAUTHENTICATED_BYTES": "16385"},
     ("inbox.page", "limits.window"): {"INBOX__PAGE": "101", "LIMITS__WINDOW": "100"},
-    ("limits.unsent_bytes", "events.max_bytes"): {"LIMITS__UNSENT_BYTES": "16383"},
     ("drain.seconds", "drain.timeout_seconds"): {"DRAIN__SECONDS": "30.5"},
 }
 KEPT = {
@@ -561,7 +560,6 @@ KEPT = {
     "LIMITS__UNAUTHENTICATED_BYTES": "16384",
     "INBOX__PAGE": "100",
     "LIMITS__WINDOW": "100",
-    "LIMITS__UNSENT_BYTES": "16384",
     "DRAIN__SECONDS": "30",
     "REDIS__URL": "rediss://h",
     "REDIS__CA_FILE": "redis-ca.pem",

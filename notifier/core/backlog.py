@@ -10,10 +10,12 @@ from msgspec import Struct
 
 from notifier.core import keys, payload
 from notifier.core.identity import mark, relation
-from notifier.core.intake import Intake, Rejected
+from notifier.core.intake import REASONS, Intake, Rejected
 from notifier.core.model import Event
 
 HOUR_MS = 3_600_000
+# Why an entry, or one person's part of it, ends in the dead letters.
+BURIALS: Final = (*REASONS, "no_event", "handover", "bug")
 NO_EVENT: Final = "the entry has no field `event`"
 HELD: Final = "held"  # handover's word for a pair that waits for an earlier one of its person
 

@@ -151,6 +151,8 @@ class Session:
     __slots__ = (
         "acked",
         "birth",
+        "free",
+        "grants",
         "greeted",
         "joins",
         "kept",
@@ -176,6 +178,10 @@ class Session:
         self.since = 0  # where a load began that is not complete yet
         self.joins = 0  # how many were asked for: only the newest one's answer counts
         self.acked = 0
+        self.grants = (
+            0  # receipts that the client has earned: one for each notification, a window's worth at most
+        )
+        self.free = False  # the message just received was one of them
         self.unacked: list[int] | None = None  # seqs of notifications sent; exists only while there are some
         self.kept: list[Bell] | None = None
 
@@ -297,7 +303,7 @@ class Session:
 
     def received(self, text: bytes) -> list[Effect]:
         """What a message of the client asks for."""
-        message = decode(text)
+        message, self.free = decode(text), False
         if isinstance(message, Ack):
             return self._ack(message)
         if isinstance(message, Send | Close):
@@ -317,6 +323,8 @@ class Session:
         self.unacked, self.acked, self.since = None, 0, 0
 
     def _ack(self, message: Ack) -> list[Effect]:
+        if self.grants:
+            self.grants, self.free = self.grants - 1, True
         seq = min(message.seq, self.last)  # receipt of what was never sent means nothing
         unacked = self.unacked
         if unacked is not None:
@@ -350,6 +358,8 @@ class Session:
         return Mark(self.user, kind, str(self.birth), self.run, seq)
 
     def _sent(self, seq: int) -> None:
+        if self.grants < self.window:
+            self.grants += 1
         if self.unacked is None:
             self.unacked = [seq]
         else:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import unquote
 
@@ -252,9 +253,11 @@ class Api:
 
     app = Klein()
 
-    def __init__(self, reactor: Any, inbox: Inbox, verifier: Verifier, metrics: Metrics, page: int) -> None:
-        self.reactor, self.inbox, self.verifier, self.metrics = reactor, inbox, verifier, metrics
-        self.page = page
+    def __init__(
+        self, inbox: Inbox, verifier: Verifier, metrics: Metrics, page: int, now: Callable[[], float]
+    ) -> None:
+        self.inbox, self.verifier, self.metrics = inbox, verifier, metrics
+        self.page, self.now = page, now
 
     @app.route("/v1/inbox", methods=["GET"])
     async def rows(self, request: ApiRequest) -> bytes:
@@ -324,7 +327,7 @@ class Api:
     def _person(self, request: ApiRequest) -> Identity:
         token = bearer(request.field_lines("authorization"))
         try:
-            identity = self.verifier.verify(token, self.reactor.seconds())
+            identity = self.verifier.verify(token, self.now())
         except TokenError as error:
             self.metrics.auth_failures.count(error.reason)
             kind = "expired-token" if error.reason == "expired" else "invalid-token"
@@ -474,7 +477,10 @@ class ApiSite(BoundedSite):
         self.origins = frozenset(origins)
 
 
-def api_site(reactor: Any, inbox: Inbox, verifier: Verifier, config: Config, metrics: Metrics) -> Site:
-    """The site to listen with. `reactor` is Twisted's, or a clock for the time limits and the tokens."""
-    api = Api(reactor, inbox, verifier, metrics, config.inbox.page)
+def api_site(
+    reactor: Any, inbox: Inbox, verifier: Verifier, config: Config, metrics: Metrics,
+    now: Callable[[], float] = time.time,
+) -> Site:  # fmt: skip
+    """The site to listen with. `reactor` is Twisted's, or a clock for the time limits; tokens go by `now`."""
+    api = Api(inbox, verifier, metrics, config.inbox.page, now)
     return ApiSite(api, reactor, config.api.origins, config.api.body_bytes)

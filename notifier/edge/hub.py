@@ -43,6 +43,7 @@ ACK_TICK: Final = 0.02  # s between two parts of them: a thousand at once would 
 ACKS_AT_ONCE: Final = 10  # at least; a fiftieth of all that wait when that is more
 MARKS_KEPT: Final = 10_000  # while Redis cannot be reached
 IDS_KEPT: Final = 1_000  # of one person, meanwhile
+INTERNAL: Final = 1011  # RFC 6455 7.4.1
 CALM_LOOK: Final = 0.05  # s between looks at a line that is not calm
 ALIVE_EVERY: Final = 10.0  # s between signs of life of this process
 
@@ -201,7 +202,7 @@ class Hub:
 
     def resume(self, client: Client) -> None:
         """The session wants a join: a new place was named, or acks have made room."""
-        self._due(client)
+        self._when_calm(client)
 
     def _pace(self) -> None:
         """Rejoins of all that a shard has, spread: first come those that are not waiting for their first answer."""
@@ -253,9 +254,14 @@ class Hub:
             client.close(REVOKED, "token revoked")
         elif session.state == JOINING and session.joins == number:
             self.metrics.joins.count(answer.result)
-            for text in session.joined(answer):
-                client.push(text)
-            client.flush()
+            try:
+                for text in session.joined(answer):
+                    client.push(text)
+                client.flush()
+            except Exception:
+                # A bug: better a client that comes again than one that waits for ever.
+                client.close(INTERNAL, "internal error")
+                raise
         if session.state == BEHIND:
             self._when_calm(client)
 
@@ -345,10 +351,14 @@ class Hub:
             self.run(self._sweep(users))
 
     async def _sweep(self, users: list[str]) -> None:
-        if await self._compare(users):
-            self._round.extend(users)
-        else:
-            self._round.extendleft(reversed(users))  # not looked at: they are next again
+        looked_at = False
+        try:
+            looked_at = await self._compare(users)
+        finally:
+            if looked_at:
+                self._round.extend(users)
+            else:
+                self._round.extendleft(reversed(users))  # they are next again
 
     async def _compare(self, users: list[str]) -> bool:
         try:

@@ -12,14 +12,15 @@ import msgspec
 from msgspec import Struct
 from twisted.internet.defer import Deferred, DeferredList
 
-from notifier.core import intake, keys
+from notifier.core import keys
+from notifier.core.backlog import BURIALS
 from notifier.core.identity import mark
 
 Call = Callable[..., Deferred[Any]]
 """Sends one command; its answer, or notifier.ports.Unavailable, or notifier.edge.redis.ReplyError."""
 
 NO_EVENT: Final = "no_event"
-REASONS: Final = (*intake.REASONS, NO_EVENT, "handover")
+REASONS: Final = BURIALS
 FRONT: Final = "in"
 PAGE: Final = 50  # letters a read
 MOST: Final = 100  # letters a retry, and bytes: a script holds up everybody else

@@ -5,7 +5,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -16,9 +16,8 @@ from notifier.ports import EventLog, Unavailable, Unburied
 log = Logger()
 
 BACKOFF: Final = (0.1, 5.0)  # s: the first and the longest pause after a failure, doubling
-POLITE: Final = (
-    2.0  # s: who has its share of streams looks for more only this often, so that others come first
-)
+AGAIN: Final = 30.0  # s before a stream that nobody took is offered once more
+POLITE: Final = 2.0  # s between looks for more streams of who has its share, so that others come first
 
 
 class Steps(Protocol):
@@ -42,6 +41,7 @@ class Loop:
         self.fault = ""
         self._running = False
         self._ended: Deferred[None] | None = None
+        self._asleep: Deferred[None] | None = None
         self._pause = BACKOFF[0]
         self._say = Every(10.0)
         self.polite: Callable[[], bool] = lambda: False
@@ -56,9 +56,15 @@ class Loop:
         self.beat = self.reactor.seconds()
         self._ended = Deferred.fromCoroutine(self._run())
 
+    def halt(self) -> None:
+        """Begin nothing more."""
+        self._running = False
+        if self._asleep is not None:
+            self._asleep.cancel()
+
     async def stop(self) -> None:
         """Finish the batch under way, then give the lease back."""
-        self._running = False
+        self.halt()
         if self._ended is not None:
             await self._ended
         try:
@@ -87,8 +93,18 @@ class Loop:
         if self.steps.owned:
             await self.steps.log.wait(self.poll)
         else:
-            await deferLater(self.reactor, POLITE if self._yielding or self.polite() else self.poll, _nothing)
-        self._yielding = False
+            await self._sleep(POLITE if self._yielding or self.polite() else self.poll)
+            self._yielding = False
+
+    async def _sleep(self, seconds: float) -> None:
+        """Pause, until it is over or the loop is stopped."""
+        self._asleep = deferLater(self.reactor, seconds, _nothing)
+        try:
+            await self._asleep
+        except CancelledError:
+            pass  # stopped meanwhile
+        finally:
+            self._asleep = None
 
     async def _failed(self, error: Exception, say: Callable[..., None] | None) -> None:
         self.steps.drop()
@@ -99,7 +115,7 @@ class Loop:
         elif suppressed is not None:
             log.warn("{name}: {error}; begins again", name=self.name, error=str(error))
         if self._running:
-            await deferLater(self.reactor, self._pause * random.uniform(0.5, 1.0), _nothing)
+            await self._sleep(self._pause * random.uniform(0.5, 1.0))
         self._pause = min(BACKOFF[1], self._pause * 2)
 
 
@@ -113,10 +129,17 @@ def share(loops: Sequence[Loop], processes: Callable[[], int]) -> Callable[[], N
     def owned() -> list[Loop]:
         return [loop for loop in loops if loop.steps.owned]
 
+    offered: tuple[Loop | None, float] = (None, 0.0)
+
     def level() -> None:
-        mine = owned()
-        if len(mine) > fair():
-            mine[-1].yield_lease()
+        nonlocal offered
+        mine, now = owned(), loops[0].reactor.seconds()
+        if len(mine) <= fair():
+            return
+        if offered[0] in mine and now < offered[1]:
+            return  # nobody took it: who is counted may have died, or does not read yet
+        offered = (mine[-1], now + AGAIN)
+        mine[-1].yield_lease()
 
     for loop in loops:
         loop.polite = lambda: len(owned()) >= fair()

@@ -312,7 +312,7 @@ class MemoryInbox:
         size = 0
         for seq, record in wanted:
             size += len(_line(record).encode())
-            if len(page) == join.most or (page and size > JOIN_BYTES):
+            if len(page) == join.most or (page and size > self.rules.page_bytes):
                 break
             page.append((seq, record))
         return _answer(result, box, self.server.now, page, len(page) < len(wanted))

@@ -127,9 +127,10 @@ class Link(Protocol):
         """Send a command now; its answer, or ReplyError, or Unavailable."""
         if self._gone is not None:
             return fail(Unavailable(f"{self.owner.name}: connection to {self.owner.address} is closed"))
+        command = hiredis.pack_command(args)  # may refuse its arguments: then nobody waits for an answer
         answer: Deferred[Any] = Deferred()
         self.waiting.append((answer, self.owner.reactor.seconds()))
-        send_now(self.transport, hiredis.pack_command(args))
+        send_now(self.transport, command)
         return answer
 
     def dataReceived(self, data: bytes) -> None:

@@ -64,6 +64,6 @@ class Slot:
         """Let the next process have the name."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
-        if self._taken and await self.calls.call("GET", keys.slot(self.name)) == self.incarnation.encode():
+        if await self.calls.call("GET", keys.slot(self.name)) == self.incarnation.encode():
             await self.calls.call("DEL", keys.slot(self.name))
         await self.calls.call("ZREM", keys.PROCESSES, self.incarnation)

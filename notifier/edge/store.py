@@ -35,6 +35,7 @@ class Rules(Struct, frozen=True):
     letters: int = 10_000
     letters_age: int = 14 * 86_400_000
     lease: int = 3_000
+    page_bytes: int = 163_840  # of records that a join returns at once: they must fit into what may be unsent
     publish: str = "PUBLISH"  # SPUBLISH on a cluster
 
 
@@ -285,7 +286,7 @@ class RedisInbox:
         place, tagged = join.place, keys.tag(self._shard(user))
         args = (
             tagged, user, incarnation, PRESENCE_MS, ALIVE_MS, issued, join.mode,
-            place.birth, place.run, place.seq, join.most, self.rules.retention, join.since,
+            place.birth, place.run, place.seq, join.most, self.rules.retention, join.since, self.rules.page_bytes,
         )  # fmt: skip
         result, birth, run, seq, floor, seen, unread, now, more, found = await self.calls.run(
             self.scripts.join, (keys.inbox(user, self.rules.shards),), args

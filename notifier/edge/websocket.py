@@ -45,7 +45,6 @@ BEARER: Final = "bearer."
 SCOPE: Final = "inbox"
 PING_FRAME: Final = ping_frame()
 SEND_BUFFER: Final = 65_536  # bytes that the kernel holds for one client; Linux doubles this
-CALM: Final = 65_536  # unsent bytes below which more history may be read for a client
 NEAR: Final = 30  # s: deadlines nearer than this are kept by the second
 
 # Autobahn formats 30 options for a debug line that nobody reads, for every connection: a quarter of the handshake;
@@ -126,14 +125,15 @@ class Connection:
             self.gateway.first_message(self, text)
             return
         session = self.session
+        before = session.state
         effects = session.received(text)
-        # A receipt that moves on is bounded by what was sent; anything else is charged for.
-        if not (effects and type(effects[0]) is Mark and effects[0].kind == "ack") and not self._charge(1.0):
+        # As many receipts as notifications were sent are free; anything else is charged for.
+        if not session.free and not self._charge(1.0):
             self.close(sessions.RATE, "too many messages")
             return
         for effect in effects:
             self._carry_out(effect)
-        if session.state == sessions.BEHIND:
+        if session.state == sessions.BEHIND != before:
             self.gateway.hub.resume(self)
 
     def _carry_out(self, effect: sessions.Effect) -> None:
@@ -178,7 +178,7 @@ class Connection:
 
     def calm(self) -> bool:
         """May more history be read for this client, or does it still take in what was sent?"""
-        return unsent(self.transport) <= CALM
+        return unsent(self.transport) <= self.gateway.limits.unsent_bytes // 4
 
     def flush(self) -> None:
         """Send what is queued, in one write."""
@@ -217,6 +217,7 @@ class Handshake(WebSocketServerProtocol):  # type: ignore[misc]
     gateway: "Gateway"
     data: bytes
     client_address: str | None = None
+    counted: str | None = None  # the address whose connections this one is among
     refusal: tuple[int, str] | None = None
     token: str | None = None
     place: "Start | Close | None" = None
@@ -240,7 +241,7 @@ class Handshake(WebSocketServerProtocol):  # type: ignore[misc]
         self.client_address = gateway.address(
             getattr(peer, "host", ""), request.headers.get("x-forwarded-for", "")
         )
-        gateway.admit(self.client_address)
+        gateway.admit(self.client_address, self.counted is not None)
         offered = request.protocols
         if not gateway.origin_allowed(request.headers.get("origin"), request.headers.get("host", "")):
             self.refusal = (sessions.FORBIDDEN, "this origin is not allowed")
@@ -327,9 +328,18 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         if self.draining or len(self.open) + len(self._handshakes) >= self.limits.connections:
             self.metrics.handshake_rejects.count("draining" if self.draining else "full")
             return None
+        address = self.address(getattr(addr, "host", ""), "")
+        if address is not None:
+            # counted from here on: silent connections must not fill the house either
+            state = self._of_address(address)
+            if state[0] >= 2 * self.limits.per_address:  # who completes the upgrade is told 429 before
+                self.metrics.handshake_rejects.count("per_address")
+                return None
+            state[0] += 1
         handshake = Handshake()
         handshake.factory = self
         handshake.gateway = self
+        handshake.counted = address
         self._handshakes[handshake] = self.reactor.seconds() + self.settings.handshake_seconds
         return handshake
 
@@ -348,12 +358,23 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
                 ip = ipaddress.ip_address(hop)
             except ValueError:
                 return None
+            # a dual-stack listener shows IPv4 addresses as ::ffff:a.b.c.d
+            ip = getattr(ip, "ipv4_mapped", None) or ip
             if not any(ip in network for network in self._trusted):
-                return str(ipaddress.ip_network((int(ip) >> 64 << 64, 64))) if ip.version == 6 else hop
+                return str(ipaddress.ip_network((int(ip) >> 64 << 64, 64))) if ip.version == 6 else str(ip)
         return None
 
-    def admit(self, address: str | None) -> None:
-        """Raises ConnectionDeny when an address has too many connections, or opens them too fast."""
+    def _of_address(self, address: str) -> list[float]:
+        """[open connections, tokens for new ones, when they were counted] of an address."""
+        state = self._addresses.get(address)
+        if state is None:
+            full = 2 * self.limits.per_address_rate
+            state = self._addresses[address] = [0, full, self.reactor.seconds()]
+        return state
+
+    def admit(self, address: str | None, counted: bool) -> None:
+        """Raises ConnectionDeny when an address has too many connections, or opens them too fast. counted: it was
+        counted when its TCP connection was accepted; behind a proxy it is known only now."""
         limits, now = self.limits, self.reactor.seconds()
         if len(self._strangers) >= limits.unauthenticated:
             raise self.deny(
@@ -361,12 +382,10 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
             )
         if address is None:
             return
-        state = self._addresses.get(address)
-        if state is None:
-            state = self._addresses[address] = [0, 2 * limits.per_address_rate, now]
+        state = self._of_address(address)
         state[1] = min(2 * limits.per_address_rate, state[1] + (now - state[2]) * limits.per_address_rate)
         state[2] = now
-        if state[0] >= limits.per_address:
+        if state[0] >= limits.per_address + counted:
             raise self.deny(429, "too many connections from this address", "per_address")
         if state[1] < 1:
             raise self.deny(429, "too many new connections from this address", "address_rate")
@@ -392,8 +411,10 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
             transport.protocol = connection
         self.open.add(connection)
         self.metrics.connections_total += 1
-        if connection.address is not None:
-            self._addresses[connection.address][0] += 1
+        if handshake.counted is not None:
+            connection.address, handshake.counted = handshake.counted, None
+        elif connection.address is not None:
+            self._of_address(connection.address)[0] += 1
         connection.wheel = self._tick % len(self._wheel)
         self._wheel[connection.wheel].add(connection)
         self._strangers[connection] = self.reactor.seconds() + self.settings.auth_seconds
@@ -412,6 +433,9 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
             connection.dataReceived(data)
 
     def handshake_over(self, handshake: Handshake) -> None:
+        if handshake.counted is not None:
+            self._of_address(handshake.counted)[0] -= 1
+            handshake.counted = None
         self._handshakes.pop(handshake, None)
 
     # -- who it is
@@ -539,7 +563,7 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
 
     def _watch(self, connection: Connection, now: int) -> None:
         """Keep a deadline by the second once it is near."""
-        if connection.deadline <= now + NEAR:
+        if connection.deadline <= now + max(NEAR, len(self._wheel) + 1):
             self._soon.setdefault(max(now + 1, connection.deadline), []).append(connection)
 
     def _judge(self, connection: Connection, now: float) -> None:
@@ -582,7 +606,7 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
             return
         self.open.discard(connection)
         if connection.address is not None:
-            self._addresses[connection.address][0] -= 1
+            self._of_address(connection.address)[0] -= 1
         self.leave(connection)
 
     def drain(self, seconds: float) -> None:

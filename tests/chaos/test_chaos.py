@@ -206,13 +206,20 @@ class Storm:
         for daemon in self.daemons:
             daemon.port("websocket")
         self.look()
-        streams = [STREAM, *(f"events:{{{shard}}}" for shard in range(self.plan.shards))]
-        wait_until(
-            lambda: all(self.server.call("XLEN", stream) == 0 for stream in streams),
-            60,
-            "the streams are empty",
-        )
+        wait_until(lambda: not any(self.backlog().values()), 60, self.stuck)
         wait_until(lambda: not self.faults(), 30, lambda: "\n".join(self.faults()[:20]), every=0.5)
+
+    def backlog(self) -> dict[str, object]:
+        """Entries in each stream."""
+        streams = [STREAM, *(f"events:{{{shard}}}" for shard in range(self.plan.shards))]
+        return {stream: self.server.call("XLEN", stream) for stream in streams}
+
+    def stuck(self) -> str:
+        """What there is to know about a stream that does not empty."""
+        said = [f"streams: {self.backlog()}"]
+        for daemon in self.daemons:
+            said += [daemon.name, daemon.get("/readyz")[1].decode(), daemon.tail()]
+        return "\n".join(said)
 
     # -- the judgement
 

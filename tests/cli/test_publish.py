@@ -171,11 +171,9 @@ def test_the_demo_beside_is_found(notifier: Program, valkey: Valkey, redis_url: 
 def test_fifty_thousand_in_order(notifier: Program, valkey: Valkey, redis_url: str) -> None:
     events = [GOOD[:-1] + b',"text":"%d"}' % number for number in range(50_000)]
     (notifier.folder / "events.jsonl").write_bytes(b"\n".join(events))
-    began = time.monotonic()
     said = notifier.run("publish", "events.jsonl", "--redis", redis_url)
     assert (said.code, said.out) == (0, "")
     assert "50000 events accepted" in said.err
-    assert time.monotonic() - began < 10
     assert _stored(valkey) == events
 
 

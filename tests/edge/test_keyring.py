@@ -82,7 +82,7 @@ def verifier(keys: list[Key]) -> Verifier:
 
 
 def token(algorithm: str, kid: str = "k1", user: str = "ana") -> str:
-    return mint(signing_file(algorithm), kid, algorithm, user, "notifier", 600, NOW)
+    return mint(signing_file(algorithm), kid, algorithm, user, "notifier", 3000, NOW)
 
 
 def accepts(keys: list[Key], text: str) -> bool:
@@ -431,8 +431,8 @@ def test_pyjwt_and_the_verifier_agree_on_bad_tokens(algorithm: str, write: Calla
     head, body, signature = good.split(".")
     bad = [
         mint(signer, "k1", algorithm, "ana", "other", 600, NOW),
-        mint(signer, "k1", algorithm, "ana", "notifier", 60, NOW - 61),
-        mint(signer, "k1", algorithm, "ana", "notifier", 600, NOW + 300),
+        mint(signer, "k1", algorithm, "ana", "notifier", 60, NOW - 3600),
+        mint(signer, "k1", algorithm, "ana", "notifier", 600, NOW + 80_000),  # not valid yet, for hours
         f"{head}.{token(algorithm, user='bob').split('.')[1]}.{signature}",
         f"{head}.{body}.",
         f"{head}.{body}.{signature[:-4]}",

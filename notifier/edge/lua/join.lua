@@ -1,10 +1,11 @@
 -- join: presence, then the records after a place, in one step. ARGV: tag, user, incarnation ("" = no presence),
 -- presence ms, alive ms, when the token was issued (s), mode fresh | load | resume, birth, run, after, records at most,
--- retention ms, since (a load page by page began there: tombstones up to it are not needed, 0 = none).
+-- retention ms, since (a load page by page began there: tombstones up to it are not needed, 0 = none),
+-- bytes of records at most, unless a single one is larger.
 -- Returns {result, birth, run, seq, floor, seen, unread, now, more, {seq, record, ...}}; result fresh | load | resume |
 -- resync | revoked. more: 1 = ask again with the last seq got.
 local user, mode, most = ARGV[2], ARGV[7], tonumber(ARGV[11])
-local BYTES = 163840
+local BYTES = tonumber(ARGV[14])
 local revoked = call('GET', 'revoked:' .. tag .. ':' .. user)
 if revoked and tonumber(ARGV[6]) <= tonumber(revoked) then return {'revoked', '0', run, 0, 0, 0, 0, now, 0, {}} end
 if ARGV[3] ~= '' then
