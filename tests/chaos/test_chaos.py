@@ -206,13 +206,22 @@ class Storm:
         for daemon in self.daemons:
             daemon.port("websocket")
         self.look()
-        wait_until(lambda: not any(self.backlog().values()), 60, self.stuck)
+        self.drain()
         wait_until(lambda: not self.faults(), 30, lambda: "\n".join(self.faults()[:20]), every=0.5)
 
-    def backlog(self) -> dict[str, object]:
+    def drain(self, patience: float = 30.0) -> None:
+        """Wait until the streams are empty; fails when they have not become shorter for so many seconds."""
+        least, since = sum(self.backlog().values()), time.monotonic()
+        while left := sum(self.backlog().values()):
+            if left < least:
+                least, since = left, time.monotonic()
+            assert time.monotonic() < since + patience, f"{left} entries stay: {self.stuck()}"
+            time.sleep(0.05)
+
+    def backlog(self) -> dict[str, int]:
         """Entries in each stream."""
         streams = [STREAM, *(f"events:{{{shard}}}" for shard in range(self.plan.shards))]
-        return {stream: self.server.call("XLEN", stream) for stream in streams}
+        return {stream: int(str(self.server.call("XLEN", stream))) for stream in streams}
 
     def stuck(self) -> str:
         """What there is to know about a stream that does not empty."""
