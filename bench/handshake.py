@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
+from bench import peers
 from bench.daemon import start_daemon, tokens
 from bench.harness import Column, Result, Running, Variant, interleave, load, start_floor
 
@@ -17,7 +18,7 @@ COLUMNS = (
 
 
 def variants(connections: int) -> list[Variant]:
-    """A row for each kind of token, and the floor, which checks nothing."""
+    """A row for each kind of token; the floor and the peers, which check nothing."""
     common = ("-n", str(connections), "-d", "0")
 
     def signed(algorithm: str) -> Callable[[Running], Result]:
@@ -26,6 +27,7 @@ def variants(connections: int) -> list[Variant]:
     return [
         Variant("floor", start_floor, lambda running: load(running, "-F", *common)),
         *(Variant(algorithm, start_daemon, signed(algorithm)) for algorithm in ("ES256", "EdDSA", "HS256")),
+        *peers.rows(*common),
     ]
 
 
@@ -36,7 +38,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(argv)
     table = interleave(variants(chosen.connections), chosen.rounds)
     print(table.markdown(COLUMNS))
-    sys.exit(bool(table.missing))
+    others = [peer.name for peer in peers.PEERS]
+    key, title = "server.cpu_us_per_handshake", "server CPU per handshake"
+    print("\n" + peers.ratios(table, "ES256", others, [key], title))
+    sys.exit(peers.failed(table))
 
 
 if __name__ == "__main__":

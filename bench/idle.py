@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from bench import peers
 from bench.daemon import start_daemon, tokens
 from bench.harness import Column, Result, Running, Variant, interleave, load, start_floor
 
@@ -18,7 +19,7 @@ COLUMNS = (
 
 
 def variants(connections: int, idle: int) -> list[Variant]:
-    """The daemon, and the floor, which keeps a descriptor and a user for each connection."""
+    """The daemon; the floor, which keeps a descriptor and a user for each connection; the peers."""
     common = ("-n", str(connections), "-i", str(idle), "-d", "0")
 
     def floor(running: Running) -> Result:
@@ -27,7 +28,8 @@ def variants(connections: int, idle: int) -> list[Variant]:
     def daemon(running: Running) -> Result:
         return load(running, "-A", tokens(connections), *common)
 
-    return [Variant("floor", start_floor, floor), Variant("notifier", start_daemon, daemon)]
+    ours = [Variant("floor", start_floor, floor), Variant("notifier", start_daemon, daemon)]
+    return [*ours, *peers.rows(*common)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(argv)
     table = interleave(variants(chosen.connections, chosen.idle), chosen.rounds)
     print(table.markdown(COLUMNS))
-    sys.exit(bool(table.missing))
+    others = [peer.name for peer in peers.PEERS]
+    print("\n" + peers.ratios(table, "notifier", others, ["server.kib_per_connection"], "memory"))
+    sys.exit(peers.failed(table))
 
 
 if __name__ == "__main__":

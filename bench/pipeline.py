@@ -17,6 +17,7 @@ from functools import partial
 
 import hiredis
 
+from bench import peers
 from bench.daemon import Daemon, start_daemon, tokens
 from bench.harness import (
     BenchFailed,
@@ -181,22 +182,56 @@ def offline_variants(seconds: int) -> list[Variant]:
     ]
 
 
+RATE = "4000"  # events a second of the open loop
+AT_RATE = ", 4 000 events/s"
+
+
+def peer_variants(seconds: int) -> list[Variant]:
+    """One person for each event, 1 000 connections, ours beside the peers: as fast as each can, then at one rate."""
+    common = ("-n", "1000", "-d", str(seconds), "-o", "2")
+    return [
+        Variant("notifier", start_daemon, through(1000, seconds)),
+        *peers.rows(*common, event="one"),
+        Variant("notifier" + AT_RATE, start_daemon, through(1000, seconds, "-r", RATE)),
+        *peers.rows(*common, "-r", RATE, event="one", suffix=AT_RATE),
+    ]
+
+
+def beside_peers(seconds: int, rounds: int) -> bool:
+    """Measures and prints the table with the peers, and what ours costs in terms of each; False if a run failed."""
+    table = interleave(peer_variants(seconds), rounds)
+    print(table.markdown((*COLUMNS, Column("bytes_per_message", "bytes/message", 0))))
+    server = "server.cpu_us_per_delivery"
+    for keys, title in (
+        ([server], "server CPU per delivery"),
+        ([server, "redis.cpu_us_per_delivery"], "server and Redis CPU per delivery"),
+    ):
+        for suffix in ("", AT_RATE):
+            others = [peer.name + suffix for peer in peers.PEERS]
+            print("\n" + peers.ratios(table, "notifier" + suffix, others, keys, title))
+    return not peers.failed(table)
+
+
+def _own_tables(seconds: int) -> list[tuple[list[Variant], Sequence[Column]]]:
+    return [(online_variants(seconds), COLUMNS), (offline_variants(seconds), OFFLINE_COLUMNS)]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.pipeline", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=5, help="measured time of each run")
     parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--peers", action="store_true", help="the table with the peers, and no other")
     chosen = parser.parse_args(argv)
     failed = False
-    for variants, columns in (
-        (online_variants(chosen.seconds), COLUMNS),
-        (offline_variants(chosen.seconds), OFFLINE_COLUMNS),
-    ):
+    for variants, columns in () if chosen.peers else _own_tables(chosen.seconds):
         wanted = [variant for variant in variants if chosen.only in variant.name]
         if wanted:
             table = interleave(wanted, chosen.rounds)
             print(table.markdown(columns), end="\n\n", flush=True)
             failed = failed or bool(table.missing)
+    if chosen.peers or not chosen.only:
+        failed = not beside_peers(chosen.seconds, chosen.rounds) or failed
     sys.exit(failed)
 
 
