@@ -1,0 +1,137 @@
+"""Both clients on the scripted server; and clients with one rule left out, so that each scenario is known to see it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.fake_server import Wrong, play
+from tests.conformance.scenarios import SCENARIOS, Scenario
+from tests.servers import missing
+
+ROOT = Path(__file__).parent.parent.parent
+HERE = Path(__file__).parent
+BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
+ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT / "clients" / "python" / "src")}
+
+
+def node() -> str:
+    found = shutil.which("node")
+    if found is None:
+        missing("node", "not in PATH")
+    assert found is not None
+    return found
+
+
+def command(client: str) -> Sequence[str]:
+    return (node(), str(HERE / "driver.mjs")) if client == "js" else (sys.executable, str(HERE / "driver.py"))
+
+
+@pytest.fixture(scope="module")
+def start() -> Iterator[Callable[[str, Scenario], Future[None]]]:
+    """Scenarios wait more than they work: all of a client begin with its first, four at a time."""
+    running: dict[tuple[str, str], Future[None]] = {}
+    with ThreadPoolExecutor(4) as pool:
+
+        def started(client: str, scenario: Scenario) -> Future[None]:
+            if (client, scenario.name) not in running:
+                words = command(client)
+                for one in SCENARIOS:
+                    running[client, one.name] = pool.submit(play, one, words, ENVIRON)
+            return running[client, scenario.name]
+
+        yield started
+        for future in running.values():
+            future.cancel()
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_the_javascript_client_holds(
+    scenario: Scenario, start: Callable[[str, Scenario], Future[None]]
+) -> None:
+    start("js", scenario).result(120)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_the_python_client_holds(scenario: Scenario, start: Callable[[str, Scenario], Future[None]]) -> None:
+    start("python", scenario).result(120)
+
+
+# (scenario that must fail, what stands in notifier.js, what stands there instead)
+MUTANTS = [
+    ("the first load", "{after: 0} : {epoch", "{} : {epoch"),
+    ("a first load is no news", "counts && !loading ? this.#news(message)", "counts ? this.#news(message)"),
+    ("live changes move the place", "if (this.complete && message.seq === this.#seq + 1)", "if (false)"),
+    ("a gap leaves the place alone", "&& message.seq === this.#seq + 1)", "&& message.seq > this.#seq)"),
+    ("a resume that breaks off moves nothing", "if (this.complete && message", "if (message"),
+    ("ready gives no place", 'if (message.type === "upto") this.#settle', 'if (message.type === "ready") this.#settle'),
+    ("a resync that breaks off", "this.#epoch = null;\n      this.begin();", "this.begin();"),
+    ("resync on a resume", "this.#epoch = null;\n      this.begin();", "this.#epoch = null;"),
+    ("floor", "if (row.seq <= floor)", "if (row.seq < floor)"),
+    ("duplicates are shown once", "known !== undefined && known.seq >= message.seq", "false"),
+    ("marks and removals", "rows.delete(id)),", "rows.size),"),
+    ("acks are few", "const ACK_EVERY = 32;", "const ACK_EVERY = 1;"),
+    ("an ack is not sight", "this.#inbox.complete && this.#active();", "true;"),
+    ("a mark that was lost is made again", "for (const due of this.#marks.due())", "for (const due of [])"),
+    ("reauth", 'message.type === "reauth"', 'message.type === "never"'),
+    ("drain names the time", "this.#drain ?? backoff", "backoff"),
+    ("an expired token is renewed", "= await this.#options.token();", "= this.kept ??= await this.#options.token();"),
+    ("4509 is for good", "code >= 4500", "code >= 4510"),
+    ("an unknown code that allows to come back", "code >= 4500", "code >= 4400"),
+    ("a server that says nothing", "this.#deadline = setTimeout", "setTimeout(() => {}, 0); void"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def mutants(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, str], Future[None]]]:
+    folder, program = tmp_path_factory.mktemp("mutants"), node()
+    source = (ROOT / "clients" / "js" / "notifier.js").read_text()
+    with ThreadPoolExecutor(4) as pool:
+        running = {}
+        for number, (name, old, new) in enumerate(MUTANTS):
+            assert old in source, f"{old!r} does not stand in notifier.js any more"
+            tests = folder / str(number) / "tests" / "conformance"
+            clients = folder / str(number) / "clients" / "js"
+            for made in (tests, clients):
+                made.mkdir(parents=True)
+            (clients / "notifier.js").write_text(source.replace(old, new, 1))
+            (clients / "package.json").write_text('{"type": "module"}')
+            for file in ("driver.mjs", "node_socket.mjs"):
+                shutil.copy(HERE / file, tests)
+            running[name, old] = pool.submit(
+                play, BY_NAME[name], (program, str(tests / "driver.mjs")), ENVIRON, 2.0
+            )
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"), MUTANTS, ids=[f"{name}-{at}" for at, (name, *_) in enumerate(MUTANTS)]
+)
+def test_a_client_without_a_rule_is_seen(
+    name: str, old: str, new: str, mutants: dict[tuple[str, str], Future[None]]
+) -> None:
+    with pytest.raises(Wrong):
+        mutants[name, old].result(60)
+
+
+def test_the_command_line() -> None:
+    client = f"{node()} {HERE / 'driver.mjs'}"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.conformance", "client", client, "-k", "gap"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("2 of 2 hold\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.conformance", "client", "false", "-k", "first load"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "not ok  the first load  [Where to begin]" in done.stdout
