@@ -192,6 +192,7 @@ _Network = Annotated[str, Meta(pattern=_PRINTABLE, title="an address or a CIDR n
 _Algorithm = Literal["EdDSA", "ES256", "RS256", "HS256"]
 _Level = Literal["debug", "info", "warn", "error"]
 _Format = Literal["json", "text"]
+_Switch = Literal["off", "on"]
 _EventTypes = Annotated[tuple[_EventType, ...], Meta(min_length=1, max_length=64, extra={"read": _event_types})]
 
 
@@ -269,13 +270,16 @@ class Api(Struct, frozen=True, forbid_unknown_fields=True):
 
     listen: Annotated[_Endpoint, Meta(description="Where the HTTP API listens, as a Twisted endpoint.")] = "tcp:8082:interface=127.0.0.1"
     origins: Annotated[tuple[_Origin, ...], Meta(description="Web origins that may call the API from a browser (CORS); empty: none; \"*\": any.")] = ()
-    body_bytes: Annotated[int, Meta(ge=1024, le=16_777_216, description="Largest request body, in bytes.")] = 65_536
+    body_bytes: Annotated[int, Meta(ge=1024, le=16_777_216, description="Largest request body, in bytes, but for events.")] = 65_536
+    events_bytes: Annotated[int, Meta(ge=1024, le=16_777_216, description="Largest body of POST /v1/events, in bytes.")] = 2_097_152
+    event_source: Annotated[_Switch, Meta(extra=_in_order(_Switch), description="Whether /v1/stream also takes the token as ?access_token=, for a browser's EventSource; URLs end up in the logs of proxies.")] = "off"
 
 
 class Admin(Struct, frozen=True, forbid_unknown_fields=True):
     """The operators' listener."""
 
     listen: Annotated[_Endpoint, Meta(description="Where health checks and metrics are served, as a Twisted endpoint; keep it off public networks.")] = "tcp:8083:interface=127.0.0.1"
+    canary_seconds: Annotated[float, Meta(ge=0.2, le=5, description="Seconds between canaries, small events of a reserved user that show /readyz whether the whole path is open.")] = 3.0
 
 
 class Key(Struct, frozen=True, forbid_unknown_fields=True):
@@ -316,6 +320,10 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     window: Annotated[int, Meta(ge=1, le=65_536, description="Notifications a client may leave unacknowledged before it counts as slow.")] = 256
     unsent_bytes: Annotated[int, Meta(ge=65_536, le=67_108_864, description="Bytes that may wait for one client before it counts as slow.")] = 262_144
     header_bytes: Annotated[int, Meta(ge=1024, le=65_536, description="Largest opening handshake, in bytes.")] = 8192
+    requests_per_user: Annotated[float, Meta(ge=0.1, le=1_000_000, description="API requests per second of one person.")] = 10.0
+    requests_per_user_burst: Annotated[int, Meta(ge=1, le=1_000_000, description="API requests that one person may send at once before requests_per_user holds.")] = 60
+    requests_per_address: Annotated[float, Meta(ge=0.1, le=1_000_000, description="API requests per second from one address (IPv6: one /64).")] = 50.0
+    requests_per_address_burst: Annotated[int, Meta(ge=1, le=1_000_000, description="API requests that may come from one address at once before requests_per_address holds.")] = 300
 
 
 class Drain(Struct, frozen=True, forbid_unknown_fields=True):

@@ -38,6 +38,9 @@ CLOSE_CODES = (
     "1000", "1001", "1002", "1003", "1005", "1006", "1007", "1008", "1009", "1011", "1012", "1013",
     "4001", "4002", "4003", "4005", "4006", "4501", "4503", "4504", "4508", "4509", "4510",
 )  # fmt: skip
+EVENT_STATUS = ("accepted", "rejected", "failed", "unknown")
+API_LIMITS = ("person", "address", "backlog")
+JWKS_RESULTS = ("done", "failed", "unusable")
 REDIS_LINKS = ("commands", "reader", "doorbell", "bell")
 REDIS_ERRORS = ("timeout", "connection", "script", "oom", "loading", "readonly")
 
@@ -92,7 +95,10 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """Table entry: a number that only rises; with `label`, one number for each of `values`."""
+    """Table entry: a number that only rises; with `label`, one number for each of `values`.
+
+    Two labels are one, with a space in its name and in each of its values: "route status", "inbox 2xx".
+    """
 
     help: str
     label: str = ""
@@ -103,9 +109,10 @@ class Counter:
 
     def family(self, name: str, value: object) -> Metric:
         if isinstance(value, Labelled):
-            family = CounterMetricFamily(name, self.help, labels=[self.label])
+            names = self.label.split()
+            family = CounterMetricFamily(name, self.help, labels=names)
             for label, count in value.items():
-                family.add_metric([label], count)
+                family.add_metric([label] * len(names) if label == OTHER else label.split(), count)
             return family
         assert isinstance(value, int | float)
         return CounterMetricFamily(name, self.help, value=value)
@@ -170,13 +177,15 @@ class Metrics:
     backlog_entries: Annotated[float, Gauge("Entries that stand in the event streams.")]
     oldest_unacked_seconds: Annotated[float, Gauge("Age of the oldest entry that has not been acknowledged.")]
     pressure: Annotated[float, Gauge("1 while the backlog is over its limit and producers shall wait.")]
+    canary_age_seconds: Annotated[float, Gauge("Time since a canary last came back. Alarm above 15.")]
+    canary_seconds: Annotated[Histogram, Distribution("Time of a canary from its XADD to its session.")]
     # Sockets
     connections: Annotated[float, Gauge("Open WebSocket connections, authenticated or not.")]
     connections_total: Annotated[int, Counter("WebSocket connections that were accepted.")]
     sessions: Annotated[float, Gauge("Authenticated WebSocket sessions.")]
     deliveries: Annotated[int, Counter("Notification frames written to sockets.")]
     delivery_seconds: Annotated[Histogram, Distribution("Time from an event's acceptance to its socket.")]
-    closes: Annotated[Labelled, Counter("WebSocket connections closed.", "code", CLOSE_CODES)]
+    closes: Annotated[Labelled, Counter("WebSockets and event streams closed.", "code", CLOSE_CODES)]
     auth_failures: Annotated[Labelled, Counter("Tokens refused.", "reason")]
     handshake_rejects: Annotated[Labelled, Counter("WebSocket handshakes refused.", "reason")]
     frames_in: Annotated[int, Counter("Messages received from clients.")]
@@ -188,6 +197,18 @@ class Metrics:
     bells: Annotated[int, Counter("Bell messages heard.")]
     bells_stale: Annotated[int, Counter("Bell messages dropped: late, or for nobody connected here.")]
     refreshes: Annotated[int, Counter("Persons compared with Redis by the refresh sweep.")]
+    # The HTTP API
+    api_requests: Annotated[
+        Labelled, Counter("API requests answered, but for streams that were begun.", "route status")
+    ]
+    streams: Annotated[float, Gauge("Open event streams (GET /v1/stream); they are among the sessions.")]
+    streams_total: Annotated[int, Counter("Event streams that were begun.")]
+    api_events: Annotated[Labelled, Counter("Events received by POST /v1/events.", "status", EVENT_STATUS)]
+    api_limited: Annotated[Labelled, Counter("API requests answered with 429.", "limit", API_LIMITS)]
+    jwks_fetches: Annotated[Labelled, Counter("Fetches of the key set.", "result", JWKS_RESULTS)]
+    jwks_keys: Annotated[float, Gauge("Fetched keys that are in use.")]
+    jwks_age_seconds: Annotated[float, Gauge("Time since the key set was last fetched; 0 without a key set.")]
+    reloads: Annotated[Labelled, Counter("Reloads of keys and limits.", "result", ("done", "refused"))]
     # Redis and the process
     redis_reconnects: Annotated[Labelled, Counter("Connections to Redis made again.", "link", REDIS_LINKS)]
     redis_errors: Annotated[Labelled, Counter("Redis calls that failed.", "kind", REDIS_ERRORS)]

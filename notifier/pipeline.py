@@ -5,6 +5,7 @@ With one shard the front door is the shard, and there is no router."""
 from collections.abc import Callable
 
 from notifier.core.backlog import NO_EVENT, NOTHING, Backlog, Batch, Entry
+from notifier.core.canary import is_canary
 from notifier.core.intake import Intake, Rejected
 from notifier.core.keys import shard_of
 from notifier.metrics import Metrics
@@ -140,8 +141,9 @@ class Fanout(Reader):
         return entry_id in self.backlog
 
     def add(self, entries: tuple[Entry, ...]) -> None:
-        self.metrics.events_read += len(entries)
+        canaries = self.backlog.canaries
         self.backlog.add(entries)
+        self.metrics.events_read += len(entries) - (self.backlog.canaries - canaries)
         if entries and not entries[0].source:
             self.tally(self.backlog.intake)
 
@@ -204,7 +206,7 @@ class Router(Reader):
         return any(entry.id == entry_id for entry in self._todo)
 
     def add(self, entries: tuple[Entry, ...]) -> None:
-        self.metrics.events_read += len(entries)
+        self.metrics.events_read += sum(not is_canary(entry.event) for entry in entries)
         self._todo += entries
 
     def forget(self) -> None:
@@ -238,6 +240,8 @@ class Router(Reader):
             return
         event = self.intake.decode(entry.event, entry.id)
         if isinstance(event, Rejected):
+            if is_canary(entry.event):
+                return  # who sent it misses it, and says so
             letters.append(Letter(event.reason, event.detail, entry.id, entry.id, entry.event))
             return
         people: dict[int, list[str]] = {}

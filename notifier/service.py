@@ -6,9 +6,11 @@
 import gc
 import os
 import secrets
+import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,11 +25,13 @@ from notifier.core import keys
 from notifier.core.backlog import BURIALS, Backlog
 from notifier.core.intake import Intake
 from notifier.core.tokens import REASONS as TOKEN_REASONS
-from notifier.core.tokens import Verifier
-from notifier.edge import keyring, logs
+from notifier.core.tokens import Key, Verifier
+from notifier.edge import keyring, logs, openapi, routes
 from notifier.edge.admin import admin_site
 from notifier.edge.api import api_site
 from notifier.edge.bus import RedisBus
+from notifier.edge.canary import Canary
+from notifier.edge.events_api import Publisher
 from notifier.edge.hub import Hub
 from notifier.edge.jwks import Keys
 from notifier.edge.listen import endpoint
@@ -35,7 +39,10 @@ from notifier.edge.loop import Loop, share
 from notifier.edge.minder import Minder
 from notifier.edge.notify import Systemd
 from notifier.edge.redis import Address, Connection, ReplyError, Subscription
+from notifier.edge.reload import Reload, read_keys
+from notifier.edge.signals import die_of, on_signal
 from notifier.edge.slot import Slot
+from notifier.edge.sse import Streams
 from notifier.edge.store import RedisInbox, RedisLog, RedisShards, Rules, Scripts, buckets
 from notifier.edge.websocket import Gateway
 from notifier.metrics import Metrics
@@ -51,6 +58,7 @@ HANDSHAKE_REJECTS: Final = (
 SETUP_VERSION: Final = 1
 RETRY: Final = 1.0
 STUCK: Final = 10.0  # s without a step of a reader: /readyz says so, and systemd's watchdog is no longer fed
+FIRST_CANARY: Final = 2.0  # s that a start waits for the first canary
 STARTED: Final = "notifier is ready"
 
 
@@ -70,8 +78,11 @@ def makeService(options: Options) -> Service:
     """The service that twistd runs. A fault in the configuration ends the start with the list of faults."""
     path = options["config"]
     try:
-        config = load(Path(path) if path else None, os.environ)
-        return House(config)
+
+        def read() -> Config:
+            return load(Path(path) if path else None, os.environ)
+
+        return House(read(), read=read)
     except (ConfigError, keyring.KeyringError, OSError, ValueError) as error:
         # Not usage.UsageError: twistd shows that of a service as a traceback.
         raise SystemExit(f"notifier: {error}") from None
@@ -89,9 +100,9 @@ class SetupDiffers(Exception):
 
 
 class House(Service):
-    """All parts of one process, wired. `reactor`: Twisted's, given by tests."""
+    """All parts of one process, wired. `reactor`: Twisted's, given by tests; `read`: reads the configuration anew."""
 
-    def __init__(self, config: Config, reactor: Any = None) -> None:
+    def __init__(self, config: Config, reactor: Any = None, read: Callable[[], Config] | None = None) -> None:
         if reactor is None:
             from twisted.internet import reactor as default  # late: importing it installs it
 
@@ -106,11 +117,13 @@ class House(Service):
                 "dead_letters": BURIALS,
                 "auth_failures": (*TOKEN_REASONS, "scope", "revoked"),
                 "handshake_rejects": HANDSHAKE_REJECTS,
+                "api_requests": routes.LABELS,
             }
         )
         self._ports: dict[str, Any] = {}
         self._starting: Deferred[None] | None = None
         self._build()
+        self.reload = Reload(config, read or (lambda: config), self._adopt, self.systemd, self.metrics)
 
     # -- building
 
@@ -148,11 +161,11 @@ class House(Service):
 
     def _build_gateway(self) -> None:
         config, metrics, tokens = self.config, self.metrics, self.config.tokens
-        found = keyring.load([(key.kid, key.algorithm, key.file) for key in tokens.keys], tokens.jwks_file)
+        found = read_keys(config)
         self.verifier = Verifier(
             found, tokens.audience, tokens.issuer, tokens.max_life_hours * 3600, int(tokens.leeway_seconds)
         )
-        self.jwks = Keys(self.reactor, self.verifier, found, tokens.jwks_url) if tokens.jwks_url else None
+        self.jwks = self._fetched_keys(tokens.jwks_url, found)
         if not found and self.jwks is None:
             log.warn(
                 "no token keys (tokens.keys, tokens.jwks_file, tokens.jwks_url): nobody can authenticate"
@@ -172,9 +185,20 @@ class House(Service):
             int(tokens.leeway_seconds),
             time.time,
         )
-        self.gateway.fetches_keys = self.jwks is not None
+        self.streams = Streams(self.gateway)
+        self.api = api_site(
+            self.reactor, self.inbox, self.verifier, config, metrics,
+            publisher=Publisher(self.calls, self._intake(), metrics, config.redis.shards), streams=self.streams,
+            document=openapi.encoded(config), address=self.gateway.address,
+        )  # fmt: skip
         metrics.watch("connections", lambda: len(self.gateway.open))
-        metrics.watch("sessions", lambda: self.hub.count)
+        metrics.watch("sessions", lambda: self.hub.count - self.canary.sessions)
+        metrics.watch("jwks_keys", lambda: self.jwks.count if self.jwks else 0)
+        metrics.watch("jwks_age_seconds", lambda: self.jwks.age() if self.jwks else 0)
+        self.canary = Canary(
+            self.reactor, self.calls, self.hub, metrics, config.redis.shards, config.events.types[0],
+            config.admin.canary_seconds, lambda: self.slot.name, self.incarnation, self._listening,
+        )  # fmt: skip
         self.parts: dict[str, Callable[[], tuple[bool, str]]] = {
             "state": lambda: (self.state == "ready", self.state),
             "redis": lambda: (
@@ -186,10 +210,39 @@ class House(Service):
                 self.subscription.fault or f"{len(self.bus.heard)} of {config.redis.shards} shards heard",
             ),
             "readers": self._readers,
-            "listeners": lambda: (len(self._ports) == 3, ", ".join(self._ports) or "none"),
+            "listeners": self._listeners,
+            "canary": self.canary.part,
         }
+        self._say_jwks()
+
+    def _fetched_keys(self, url: str | None, found: Sequence[Key]) -> Keys | None:
+        return Keys(self.reactor, self.verifier, found, url, metrics=self.metrics) if url else None
+
+    def _say_jwks(self) -> None:
+        self.parts.pop("jwks", None)
         if self.jwks is not None:
             self.parts["jwks"] = self.jwks.part
+        self.gateway.fetches_keys = self.jwks is not None
+
+    def _adopt(self, config: Config, found: Sequence[Key]) -> None:
+        """Use other keys and limits. Open sockets stay: their tokens were good when they came."""
+        tokens = config.tokens
+        self.verifier.demand(
+            tokens.audience, tokens.issuer, tokens.max_life_hours * 3600, int(tokens.leeway_seconds)
+        )
+        self.gateway.adopt(config.limits, int(tokens.leeway_seconds))
+        self.api.api.limit(config.limits)
+        self.hub.per_user = config.limits.per_user
+        if self.jwks is not None and self.jwks.url == tokens.jwks_url:
+            self.jwks.configure(found)
+            return
+        if self.jwks is not None:
+            self.jwks.stop()
+        self.verifier.replace(found)
+        self.jwks = self._fetched_keys(tokens.jwks_url, found)
+        self._say_jwks()
+        if self.jwks is not None:
+            self.jwks.start()
 
     def _build_loops(self) -> list[Loop]:
         config, shards = self.config, self.config.redis.shards
@@ -258,6 +311,15 @@ class House(Service):
 
         return wait
 
+    def _listening(self) -> dict[str, Any]:
+        """Where clients connect, by listener."""
+        return {name: port.getHost() for name, port in self._ports.items() if name != "admin"}
+
+    def _listeners(self) -> tuple[bool, str]:
+        if len(self._ports) < 3:
+            return False, "still to come; open: " + (", ".join(self._ports) or "none")
+        return self.canary.doors()
+
     def _readers(self) -> tuple[bool, str]:
         """Every stream is read, by us or by another process of the same name."""
         stuck = [loop.name for loop in self.loops if loop.fault]
@@ -306,6 +368,7 @@ class House(Service):
             await self.jwks.start()
         self.hub.start()
         self.gateway.start()
+        self.streams.start()
         for loop in self.loops:
             loop.start()
         self.minder.start()
@@ -313,8 +376,11 @@ class House(Service):
         await self._listen(
             "api",
             self.config.api.listen,
-            api_site(self.reactor, self.inbox, self.verifier, self.config, self.metrics),
+            self.api,
         )
+        self.canary.start()
+        await self.canary.first(FIRST_CANARY)
+        on_signal(self.reactor, signal.SIGHUP, self.reload)
         # What exists now stays: the collector need not walk it again, and need not come as often.
         gc.freeze()
         gc.set_threshold(50_000, 50, 100)
@@ -379,11 +445,12 @@ class House(Service):
         """New connections first, then those there are, then the streams; the leases are given back last."""
         was_ready, self.state = self.state == "ready", "stopping"
         self.systemd.stopping("draining")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            on_signal(self.reactor, number, partial(_at_once, number))
         if self._starting is not None:
             self._starting.cancel()
-        for name in ("websocket", "api"):
-            if name in self._ports:
-                await self._ports[name].stopListening()
+        await self._stop_listening("websocket", "api")
+        self.canary.stop()
         if was_ready:
             await self._drain()
         await self._stop_loops()
@@ -391,13 +458,13 @@ class House(Service):
         if self.jwks is not None:
             self.jwks.stop()
         self.gateway.stop()
+        self.streams.stop()
         self.hub.stop()
         try:
             await self.slot.give()
         except (Unavailable, ReplyError):
             log.info("slot not given back, it will expire")
-        if "admin" in self._ports:
-            await self._ports["admin"].stopListening()
+        await self._stop_listening("admin")
         for connection in (self.subscription, self.doorbell, self.reads, self.calls):
             await connection.stop()
         log.info("notifier has stopped")
@@ -414,16 +481,31 @@ class House(Service):
         except Exception as error:  # the leases expire by themselves
             log.warn("readers did not stop in time: {error}", error=str(error))
 
+    async def _stop_listening(self, *names: str) -> None:
+        """Of a socket that systemd shares only our descriptor is closed: who connects now waits, or has a sibling."""
+        for name in names:
+            if name in self._ports:
+                await self._ports[name].stopListening()
+
     async def _drain(self) -> None:
         drain = self.config.drain
         self.gateway.drain(drain.seconds)
         until = self.reactor.seconds() + drain.timeout_seconds
-        while self.gateway.open and self.reactor.seconds() < until:
+        while (self.gateway.busy or self.streams.open) and self.reactor.seconds() < until:
             await deferLater(self.reactor, 0.05, _nothing)
         for connection in list(self.gateway.open):
             connection.transport.abortConnection()
+        for stream in list(self.streams.open):
+            stream.transport.abortConnection()
         # marks that were made in the last moment
         await deferLater(self.reactor, 0.05, _nothing)
+
+
+def _at_once(number: int) -> None:
+    """A second signal: whoever sends it does not want to wait. What is under way comes again, as after a kill."""
+    log.warn("told to stop again: ends now, without draining")
+    sys.stdout.flush()
+    die_of(number)
 
 
 def _exit(status: int) -> None:

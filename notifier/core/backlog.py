@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from notifier.core import keys, payload
+from notifier.core.canary import is_canary, is_reserved
 from notifier.core.identity import mark, relation
 from notifier.core.intake import REASONS, Intake, Rejected
 from notifier.core.model import Event
@@ -46,12 +47,13 @@ class Entry(Struct, frozen=True, gc=False):
 class _Held:
     """An entry that is not acknowledged yet; `left`: pairs not yet done, `unsent`: pairs that are in no batch."""
 
-    __slots__ = ("id", "left", "raw", "source", "unsent")
+    __slots__ = ("canary", "id", "left", "raw", "source", "unsent")
 
     def __init__(self, entry: Entry) -> None:
         self.id, self.source = entry.id, entry.source or entry.id
         self.raw = entry.as_raw() if entry.event is None else entry.event
         self.left = self.unsent = 0
+        self.canary = is_canary(entry.event)
 
 
 class _Pair:
@@ -142,6 +144,7 @@ class Backlog:
         self._done: list[_Held] = []  # entries without pairs: only to be acknowledged
         self._failing: dict[str, _Pair] = {}  # by key: the pairs that are tried again, each alone
         self._held: dict[str, _Held] = {}  # by stream id
+        self.canaries = 0  # that were added so far: they are counted nowhere else
 
     def __len__(self) -> int:
         """Pairs that wait."""
@@ -171,6 +174,7 @@ class Backlog:
         """Takes entries in stream order; whatever they hold becomes rows, retractions or burials."""
         for entry in entries:
             held = self._held[entry.id] = _Held(entry)
+            self.canaries += held.canary
             if entry.event is None:
                 self._bury(held, "no_event", NO_EVENT)
                 continue
@@ -193,8 +197,10 @@ class Backlog:
         size = len(text) + 300
         for user in people:
             bucket, number = mark(event.id, user, self._buckets)
+            # A canary has no mark: each replaces the row of the one before, and a day's would be thousands.
+            unmarked = held.canary and is_reserved(user)
             item: list[object] = [
-                move, 0, user, keys.marks(self._tag, hour, bucket), str(number),
+                move, 0, user, keys.marks(self._tag, hour, bucket), "" if unmarked else str(number),
                 event.time, event.id, group, actor, event.accepted,
             ]  # fmt: skip
             if move == ADD:
@@ -205,6 +211,9 @@ class Backlog:
             self._done.append(held)
 
     def _bury(self, held: _Held, reason: str, detail: str) -> None:
+        if held.canary:  # who sent it misses it, and says so
+            self._done.append(held)
+            return
         item: list[object] = [BURY, 0, reason, detail, held.source, 0, "", "", ""]
         self._todo.append(_Pair(held, "", item, len(held.raw) + 300, held.raw))
         held.left = held.unsent = 1
@@ -264,7 +273,9 @@ class Backlog:
         if self._failing and self._failing.get(pair.key) is pair:
             del self._failing[pair.key]
         move = pair.item[0]
-        if move == ADD:
+        if pair.entry.canary:
+            pass
+        elif move == ADD:
             settled.added += 1
         elif move == RETRACT:
             settled.retracted += 1
@@ -276,10 +287,12 @@ class Backlog:
 
     def _entry_done(self, entry: _Held, settled: "Settled") -> None:
         self._held.pop(entry.id, None)
-        settled.entries += 1
+        settled.entries += not entry.canary
 
     def _pair_failed(self, pair: _Pair, error: str) -> str:
         pair.tries += 1
+        if pair.entry.canary and pair.tries >= self._tries:
+            return self._canary_lost(pair, error)
         pair.entry.unsent += 1
         self._failing[pair.key] = pair
         if pair.tries == self._tries:
@@ -290,3 +303,11 @@ class Backlog:
             pair.item = [BURY, 0, "handover", detail, pair.entry.source, 0, pair.user, mark_key, number]
             pair.raw = pair.entry.raw
         return f"entry {pair.entry.id} for {pair.user or '-'}, try {pair.tries}: {error}"
+
+    def _canary_lost(self, pair: _Pair, error: str) -> str:
+        """No dead letter: who sent it misses it, and says so."""
+        self._failing.pop(pair.key, None)
+        pair.entry.left -= 1
+        if pair.entry.left == 0:
+            self._done.append(pair.entry)
+        return f"entry {pair.entry.id}, a canary for {pair.user}, dropped after try {pair.tries}: {error}"

@@ -317,6 +317,10 @@ class Session:
         place = start(message.epoch, message.after)
         return [place] if isinstance(place, Close) else [Authenticate(message.token, place)]
 
+    def taken(self) -> list[Effect]:
+        """All that was sent has arrived: for a client whose transport alone can tell."""
+        return self._ack(Ack(self.last)) if self.unacked else []
+
     def restart(self, place: Start) -> None:
         """The client named a place with a new `auth`: follow from there."""
         self.start, self.state, self.kept = place, BEHIND, None

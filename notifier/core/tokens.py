@@ -12,6 +12,8 @@ from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from notifier.core.canary import is_reserved
+
 Reason = Literal[
     "malformed", "unknown_key", "algorithm", "signature", "expired", "not_yet",
     "audience", "issuer", "lifetime", "subject", "claims",
@@ -90,12 +92,13 @@ class Verifier:
     def __init__(
         self, keys: Iterable[Key], audience: str, issuer: str | None, max_life: int, leeway: int
     ) -> None:
-        self._audience = audience
-        self._issuer = issuer
-        self._max_life = max_life
-        self._leeway = leeway
+        self.demand(audience, issuer, max_life, leeway)
         self._keys = _by_kid(keys)
         self.unknown: Callable[[], None] = _nobody
+
+    def demand(self, audience: str, issuer: str | None, max_life: int, leeway: int) -> None:
+        """Ask this of tokens from now on; the arguments are those of the constructor."""
+        self._audience, self._issuer, self._max_life, self._leeway = audience, issuer, max_life, leeway
 
     def replace(self, keys: Iterable[Key]) -> None:
         """Use these keys from now on. Raises ValueError as the constructor does; the old keys then stay."""
@@ -140,6 +143,8 @@ class Verifier:
         self._check_parties(claims)
         if claims.sub is UNSET or USER.fullmatch(claims.sub) is None:
             raise TokenError("subject", f"the token's sub is missing or not a user id ({USER.pattern})")
+        if is_reserved(claims.sub):
+            raise TokenError("subject", "the token's sub is reserved for the server's own canaries")
         return Identity(claims.sub, issued or 0, int(claims.exp), _scopes(claims.scope))
 
     def _check_times(self, expires: int, issued: int | None, not_before: int | None, now: float) -> None:

@@ -1,4 +1,4 @@
-"""The HTTP API under /v1 (docs/api.md): a person's inbox for clients that have no socket open.
+"""The HTTP API under /v1 (docs/api.md): a person's inbox, events of services, the way into a stream.
 Every answer is JSON, every error a problem document (RFC 9457); the same rules for all of them come first.
 """
 
@@ -8,33 +8,40 @@ Every answer is JSON, every error a problem document (RFC 9457); the same rules 
 from __future__ import annotations
 
 import base64
+import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Final, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Annotated, Any, Final, Protocol, TypeVar
 from urllib.parse import unquote
 
 import msgspec
 from klein import Klein
 from msgspec import UNSET, Meta, Struct, UnsetType
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.server import Site
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from notifier.config import Config
+from notifier.config import Api as ApiSettings
+from notifier.config import Config, Limits
 from notifier.core import payload, session
 from notifier.core.inbox import Join, Joined, Mark, MarkKind, Page, Place
-from notifier.core.session import READ_IDS, Close
+from notifier.core.session import READ_IDS, Close, Start
 from notifier.core.tokens import Identity, TokenError, Verifier
+from notifier.edge import routes
 from notifier.edge.http import Answer, BoundedChannel, BoundedRequest, BoundedSite
 from notifier.edge.redis import ReplyError
+from notifier.edge.throttle import Buckets
 from notifier.metrics import Metrics
 from notifier.ports import Inbox, Unavailable
 
 log = Logger()
 
 SCOPE: Final = "inbox"
+PUBLISH: Final = "publish"
+EVENTS: Final = b"/v1/events"
+STREAM: Final = b"/v1/stream"
 REQUEST_SECONDS: Final = 30.0
 CONNECTIONS: Final = 4096
 ROWS: Final = 50
@@ -42,6 +49,7 @@ MOST_ROWS: Final = 100
 MOST_SEQ: Final = 2**53 - 1  # what a JavaScript number holds exactly
 
 JSON: Final = "application/json"
+EVENT_STREAM: Final = "text/event-stream"
 PROBLEM: Final = "application/problem+json"
 PREFLIGHT_SECONDS: Final = 7200  # the longest that browsers remember a preflight
 
@@ -59,13 +67,20 @@ class Problem(Exception):
     """Why a request was not done: `kind` is in KINDS, `detail` is for the developer who reads it.
 
     `wrong` names what was wrong with the request: {"parameter": name} or {"pointer": "#/member"}, and "detail".
+    `results` say what became of the parts of a request that was done in part.
     """
 
     def __init__(
-        self, kind: str, detail: str, *, wrong: Mapping[str, str] | None = None, **fields: str
+        self,
+        kind: str,
+        detail: str,
+        *,
+        wrong: Mapping[str, str] | None = None,
+        results: Any = None,
+        **fields: str,
     ) -> None:
         super().__init__(detail)
-        self.kind, self.detail, self.wrong = kind, detail, wrong
+        self.kind, self.detail, self.wrong, self.results = kind, detail, wrong, results
         self.fields = {name.replace("_", "-"): value for name, value in fields.items()}
 
 
@@ -82,6 +97,9 @@ KINDS: Final[Mapping[str, tuple[int, str]]] = {
     "gone-cursor": (410, "The cursor no longer means anything"),
     "too-large": (413, "The request is too large"),
     "not-json": (415, "The content must be JSON"),
+    "too-many-requests": (429, "Too many requests"),
+    "too-many-connections": (429, "Too many connections"),
+    "backlog": (429, "Events wait to be handled"),
     "internal": (500, "This is our fault"),
     "unavailable": (503, "Not possible at the moment"),
 }
@@ -110,6 +128,8 @@ def told(problem: Problem) -> Answer:
     }
     if problem.wrong is not None:
         document["errors"] = [problem.wrong]
+    if problem.results is not None:
+        document["results"] = problem.results
     return Answer(status, _encode(document), PROBLEM, problem.fields)
 
 
@@ -144,6 +164,22 @@ def bearer(headers: Sequence[str]) -> str:
             WWW_Authenticate="Bearer",
         )  # fmt: skip
     return match[1]
+
+
+def stream_place(last_id: Sequence[str], args: Mapping[bytes, list[bytes]]) -> Start | None:
+    """Where a stream begins: behind the last event that a browser has seen, else at the place in the query.
+
+    Raises Problem. An id that is none of ours is a place that is gone: the client is told to begin again.
+    """
+    if last_id and last_id[0]:
+        epoch, _, seq = last_id[0].rpartition(":")
+        after = int(seq) if _NUMBER.fullmatch(seq) and int(seq) <= MOST_SEQ else MOST_SEQ
+        start = session.start(epoch, after)
+    else:
+        start = session.start(one(args, "epoch"), number(args, "after", 0, MOST_SEQ, None))
+    if isinstance(start, Close):
+        raise invalid(start.reason, parameter="after")
+    return start
 
 
 def one(args: Mapping[bytes, list[bytes]], name: str) -> str | None:
@@ -210,10 +246,15 @@ _SEEN: Final = msgspec.json.Decoder(SeenBody)
 _READ: Final = msgspec.json.Decoder(ReadBody)
 
 
-def body(content_type: Sequence[str], content: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    """The content of a request. Raises Problem, which names the member that is wrong."""
+def json_only(content_type: Sequence[str]) -> None:
+    """Raises Problem for content that does not say it is JSON."""
     if [line.partition(";")[0].strip().lower() for line in content_type] != [JSON]:
         raise Problem("not-json", f"send JSON, with `Content-Type: {JSON}`", Accept=JSON)
+
+
+def body(content_type: Sequence[str], content: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """The content of a request. Raises Problem, which names the member that is wrong."""
+    json_only(content_type)
     try:
         return decoder.decode(content)
     except msgspec.ValidationError as error:
@@ -245,6 +286,20 @@ def read_mark(user: str, wanted: ReadBody) -> Mark:
     return Mark(user, "read", "", "0", 0, wanted.ids)
 
 
+class Publisher(Protocol):
+    """Where events go (edge/events_api.py)."""
+
+    def publish(self, content: bytes, who: Identity) -> Awaitable[Sequence[Any]]:
+        """What became of each event of a request, in order."""
+
+
+class Streams(Protocol):
+    """Who follows over HTTP (edge/sse.py)."""
+
+    def begin(self, request: ApiRequest, who: Identity, place: Start | None) -> None:
+        """Answer with a stream of a person's changes. Raises Problem."""
+
+
 # The API ----------------------------------------------------------------------------------------------------
 
 
@@ -253,11 +308,24 @@ class Api:
 
     app = Klein()
 
+    publisher: Publisher | None = None
+    streams: Streams | None = None
+    document = b""
+    address: Callable[[str, str], str | None]
+    in_query = False  # may the token of a stream be in the query?
+
     def __init__(
-        self, inbox: Inbox, verifier: Verifier, metrics: Metrics, page: int, now: Callable[[], float]
-    ) -> None:
-        self.inbox, self.verifier, self.metrics = inbox, verifier, metrics
+        self, reactor: Any, inbox: Inbox, verifier: Verifier, metrics: Metrics, page: int, limits: Limits,
+        now: Callable[[], float],
+    ) -> None:  # fmt: skip
+        self.reactor, self.inbox, self.verifier, self.metrics = reactor, inbox, verifier, metrics
         self.page, self.now = page, now
+        self.limit(limits)
+
+    def limit(self, limits: Limits) -> None:
+        """Obey these limits from now on; every bucket is full."""
+        self.people = Buckets(limits.requests_per_user, limits.requests_per_user_burst)
+        self.addresses = Buckets(limits.requests_per_address, limits.requests_per_address_burst)
 
     @app.route("/v1/inbox", methods=["GET"])
     async def rows(self, request: ApiRequest) -> bytes:
@@ -320,29 +388,83 @@ class Api:
         who = self._person(request)
         return await self._mark(request, who, Mark(who.user, "delete", "", "0", 0, (unquote(quoted),)))
 
+    @app.route("/v1/events", methods=["POST"])
+    async def events(self, request: ApiRequest) -> bytes:
+        """Append events; what became of each. 202: they are in Redis, not yet in the inboxes."""
+        who = request.identify(PUBLISH)
+        # A service speaks for many people: it waits when the backlog says so, not by the number of its requests.
+        request.refund()
+        if self.publisher is None:
+            raise Problem("not-found", "events are not taken here")
+        json_only(request.field_lines("content-type"))
+        results = await self.publisher.publish(request.content.read(), who)
+        return request.dress(Answer(202, _encode({"results": results}), JSON))
+
+    @app.route("/v1/stream", methods=["GET"])
+    async def stream_head(self, request: ApiRequest) -> bytes:
+        """HEAD alone comes here: a stream itself is begun by `follow`, past Klein."""
+        self._person(request)
+        request.dress(Answer(200, b"", EVENT_STREAM))
+        request.responseHeaders.removeHeader("content-length")
+        return b""
+
+    async def follow(self, request: ApiRequest) -> None:
+        """Turn the connection of this request into a stream."""
+        who, streams = self._person(request), self.streams
+        if streams is None:
+            raise Problem("not-found", "there are no streams here")
+        place = stream_place(request.field_lines("last-event-id"), request.args)
+        try:
+            await self._stand(who)
+        except (Unavailable, ReplyError):
+            # EventSource never comes back after any answer but 200, so the session waits for the store instead.
+            pass
+        if not request.is_over():
+            streams.begin(request, who, place)
+
+    @app.route("/v1/openapi.json", methods=["GET"])
+    async def describe(self, request: ApiRequest) -> bytes:
+        """The description of all this."""
+        return request.dress(Answer(200, self.document, JSON))
+
     @app.handle_errors(Exception)
     def failed(self, request: ApiRequest, failure: Failure) -> bytes:
         return request.dress(told(problem_of(failure)))
 
     def _person(self, request: ApiRequest) -> Identity:
-        token = bearer(request.field_lines("authorization"))
+        who = request.identify(SCOPE)
+        self.charge("person", self.people, who.user)
+        return who
+
+    def identify(self, token: str, scope: str) -> Identity:
+        """Whose token it is. Raises Problem unless it is good for `scope`."""
         try:
             identity = self.verifier.verify(token, self.now())
         except TokenError as error:
             self.metrics.auth_failures.count(error.reason)
             kind = "expired-token" if error.reason == "expired" else "invalid-token"
             raise refused(kind, str(error)) from None
-        if SCOPE not in identity.scopes:
+        if scope not in identity.scopes:
             self.metrics.auth_failures.count("scope")
             raise Problem(
-                "missing-scope", f"the token has no scope `{SCOPE}`",
-                WWW_Authenticate=f'Bearer error="insufficient_scope", scope="{SCOPE}"',
+                "missing-scope", f"the token has no scope `{scope}`",
+                WWW_Authenticate=f'Bearer error="insufficient_scope", scope="{scope}"',
             )  # fmt: skip
         return identity
 
+    def charge(self, whose: str, buckets: Buckets, name: str) -> None:
+        """Raises Problem when somebody asks too often. `whose`: person or address."""
+        wait = buckets.take(name, self.reactor.seconds())
+        if wait:
+            self.metrics.api_limited.count(whose)
+            raise Problem(
+                "too-many-requests", f"this {whose} sends more than {buckets.rate:g} requests a second",
+                Retry_After=str(math.ceil(wait)),
+            )  # fmt: skip
+
     def _revoked(self) -> Problem:
         self.metrics.auth_failures.count("revoked")
-        return refused("revoked-token", "sign in again: all tokens of this person issued before were revoked")
+        return revoked()
 
     async def _sync(self, who: Identity, join: Join) -> Joined:
         joined = await self.inbox.sync(who.user, join, who.issued)
@@ -359,6 +481,11 @@ class Api:
         (changed,) = await self.inbox.mark([mark])
         self.metrics.marks.count(mark.kind, changed)
         return request.json({"changed": changed, **standing(await self._stand(who))})
+
+
+def revoked() -> Problem:
+    """401 for a token that was good once."""
+    return refused("revoked-token", "sign in again: all tokens of this person issued before were revoked")
 
 
 def refused(kind: str, detail: str) -> Problem:
@@ -384,6 +511,54 @@ class ApiRequest(BoundedRequest):
     """A request to the API: who may ask at all, then Klein's routes."""
 
     channel: ApiChannel
+    address: str | None = None  # who is charged for it: None for a trusted proxy itself
+    charged = False
+    _who: Identity | Problem | None = None
+
+    def identify(self, scope: str) -> Identity:
+        """Who asks, looked at once. Raises Problem."""
+        if self._who is None:
+            try:
+                self._who = self.channel.site.api.identify(self._token(), scope)
+            except Problem as problem:
+                self._who = problem
+        if isinstance(self._who, Problem):
+            raise self._who
+        return self._who
+
+    def _token(self) -> str:
+        # RFC 6750 section 2.3: a query ends up in logs, so only where it is asked for. Section 2: not two ways at once.
+        wanted = self.channel.site.api.in_query and self.path == STREAM
+        in_query = one(self.args, "access_token") if wanted else None
+        headers = self.field_lines("authorization")
+        if in_query is None:
+            return bearer(headers)
+        if headers:
+            raise invalid("send the token once", parameter="access_token")
+        return in_query
+
+    def refund(self) -> None:
+        """This request does not count against its address."""
+        if self.address is not None:
+            self.channel.site.api.addresses.give_back(self.address)
+
+    def is_over(self) -> bool:
+        """Has the client gone?"""
+        return bool(self._disconnected)
+
+    def most_bytes(self) -> int:
+        site = self.channel.site
+        # Twisted passes the path on only with the whole request. Who is no service has no use for the room.
+        path: Any = self.channel._path
+        if path.partition(b"?")[0] != EVENTS:
+            return site.body_bytes
+        try:
+            self._charge()
+            self.identify(PUBLISH)
+        except Problem as problem:
+            self._who = problem
+            return min(site.body_bytes, site.events_bytes)
+        return site.events_bytes
 
     def json(self, document: Mapping[str, Any]) -> bytes:
         """Dress the response for this document; the body comes back."""
@@ -403,21 +578,41 @@ class ApiRequest(BoundedRequest):
             if self._is_preflight():
                 self.answer(self._preflight())
                 return
+            self._charge()
+            if self.path == STREAM and self.method == b"GET":
+                Deferred.fromCoroutine(self.channel.site.api.follow(self)).addErrback(self._failed)
+                return
             # Segments stay quoted, so that an id may hold a slash.
             self.prepath, self.postpath = [], self.path[1:].split(b"/")
             self.site.resource.render(self)
         except Exception:
-            self.answer(told(problem_of(Failure())))
+            self._failed(Failure())
+
+    def _failed(self, failure: Failure) -> None:
+        answer = told(problem_of(failure))
+        if not self.is_over():
+            self.answer(answer)
+
+    def _charge(self) -> None:
+        """One request of an address, whoever it says it is. Raises Problem."""
+        if self.charged:
+            return
+        self.charged = True
+        api, peer = self.channel.site.api, getattr(self.getClientAddress(), "host", "")
+        self.address = api.address(peer, ",".join(self.field_lines("x-forwarded-for")))
+        if self.address is not None:
+            api.charge("address", api.addresses, self.address)
 
     def getRequestHostname(self) -> bytes:
         """Nothing is routed by host, so no Host header can confuse the router."""
         return b"localhost"
 
     def too_large(self) -> Answer:
-        most = self.channel.site.body_bytes
-        return self._with_cors(
-            told(Problem("too-large", f"the content may have {most} bytes (api.body_bytes)"))
-        )
+        if isinstance(self._who, Problem):
+            return self._with_cors(told(self._who))
+        name = "events_bytes" if self._who else "body_bytes"
+        problem = Problem("too-large", f"the content may have {self.most} bytes (api.{name})")
+        return self._with_cors(told(problem))
 
     def _check_host(self) -> None:
         # RFC 9112 section 3.2: a request of HTTP/1.1 with no Host, or with two, is answered with 400.
@@ -436,9 +631,10 @@ class ApiRequest(BoundedRequest):
         return origin[0] if len(origin) == 1 and origin[0] in allowed else None
 
     def _with_cors(self, answer: Answer) -> Answer:
-        return msgspec.structs.replace(answer, fields={**self._cors(), **answer.fields})
+        return msgspec.structs.replace(answer, fields={**self.cors(), **answer.fields})
 
-    def _cors(self) -> dict[str, str]:
+    def cors(self) -> dict[str, str]:
+        """What a page of another origin must be told."""
         allowed, origin = self.channel.site.origins, self._origin()
         # A cache must not serve one origin's answer to another (RFC 9110 section 12.5.5).
         fields = {"Vary": "Origin"} if allowed and "*" not in allowed else {}
@@ -456,7 +652,7 @@ class ApiRequest(BoundedRequest):
             raise Problem("foreign-origin", "its origin is not on the list api.origins")
         fields = {
             "Access-Control-Allow-Methods": "GET, HEAD, POST, DELETE",
-            "Access-Control-Allow-Headers": "Authorization, Content-Type",
+            "Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID",
             "Access-Control-Max-Age": str(PREFLIGHT_SECONDS),
         }
         return Answer(204, b"", fields=fields)
@@ -465,22 +661,46 @@ class ApiRequest(BoundedRequest):
 class ApiChannel(BoundedChannel):
     site: ApiSite
 
+    def refuse(self, answer: Answer) -> None:
+        # Twisted passes method and path on only with the whole request, which this one never becomes.
+        method, path = getattr(self, "_command", b""), getattr(self, "_path", b"")
+        self.site.count(method, path.partition(b"?")[0], answer.status)
+        super().refuse(answer)
+
 
 class ApiSite(BoundedSite):
     protocol = ApiChannel
 
-    def __init__(self, api: Api, reactor: Any, origins: tuple[str, ...], body_bytes: int) -> None:
+    def __init__(self, api: Api, reactor: Any, settings: ApiSettings) -> None:
         super().__init__(
             api.app.resource(), ApiRequest, reactor,
-            seconds=REQUEST_SECONDS, most=CONNECTIONS, body_bytes=body_bytes,
+            seconds=REQUEST_SECONDS, most=CONNECTIONS, body_bytes=settings.body_bytes,
         )  # fmt: skip
-        self.origins = frozenset(origins)
+        self.api = api
+        self.origins = frozenset(settings.origins)
+        self.events_bytes = settings.events_bytes
+
+    def log(self, request: Any) -> None:
+        """Counted, not logged: twisted.web calls this once a request has been answered."""
+        self.count(request.method, request.path, request.code)
+
+    def count(self, method: bytes, path: bytes, code: int) -> None:
+        """One request has been answered."""
+        self.api.metrics.api_requests.count(routes.label(method, path, code))
 
 
 def api_site(
-    reactor: Any, inbox: Inbox, verifier: Verifier, config: Config, metrics: Metrics,
+    reactor: Any, inbox: Inbox, verifier: Verifier, config: Config, metrics: Metrics, *,
+    publisher: Publisher | None = None, streams: Streams | None = None, document: bytes = b"",
+    address: Callable[[str, str], str | None] = lambda peer, forwarded: None,
     now: Callable[[], float] = time.time,
-) -> Site:  # fmt: skip
-    """The site to listen with. `reactor` is Twisted's, or a clock for the time limits; tokens go by `now`."""
-    api = Api(inbox, verifier, metrics, config.inbox.page, now)
-    return ApiSite(api, reactor, config.api.origins, config.api.body_bytes)
+) -> ApiSite:  # fmt: skip
+    """The site to listen with. `reactor` is Twisted's, or a clock for the time limits; tokens go by `now`.
+
+    `document` describes the API; `address` tells whom to count a request for, by the peer's address and
+    X-Forwarded-For (None: nobody). Without `publisher` and `streams` their addresses answer 404.
+    """
+    api = Api(reactor, inbox, verifier, metrics, config.inbox.page, config.limits, now)
+    api.publisher, api.streams, api.document, api.address = publisher, streams, document, address
+    api.in_query = config.api.event_source == "on"
+    return ApiSite(api, reactor, config.api)

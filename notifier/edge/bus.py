@@ -1,14 +1,18 @@
 """Hears the bells of this process (ports.Bus). Messages may be lost; the sessions and the sweep notice that."""
 
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from notifier.core import keys
 from notifier.core.inbox import Bell, decode_bells
-from notifier.edge.redis import Subscription
+from notifier.edge.redis import ReplyError, Subscription
 from notifier.metrics import Metrics
+
+RETRY: Final = 2.0  # s, after Redis has refused a subscription
 
 
 class RedisBus:
@@ -43,8 +47,16 @@ class RedisBus:
 
     def _connected(self) -> None:
         for channel in (keys.CONTROL.encode(), *self._wakes, *self._bells):
-            answer: Deferred[object] = self.subscription.call("SUBSCRIBE", channel)
-            answer.addErrback(lambda _: None)  # the connection is gone; the next one subscribes anew
+            self._subscribe(channel)
+
+    def _subscribe(self, channel: bytes) -> None:
+        answer: Deferred[object] = self.subscription.call("SUBSCRIBE", channel)
+        answer.addErrback(self._refused, channel)
+
+    def _refused(self, failure: Failure, channel: bytes) -> None:
+        """An operator may mend the rights meanwhile. After a lost connection the next one subscribes anew."""
+        if isinstance(failure.value, ReplyError):
+            self.subscription.reactor.callLater(RETRY, self._subscribe, channel)
 
     def _confirmed(self, channel: bytes) -> None:
         shard = self._bells.get(channel)

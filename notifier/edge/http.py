@@ -8,6 +8,7 @@ that dripping bytes cannot stretch, refusals that arrive, and no word about the 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from io import BytesIO
 from typing import Any, Final
 
@@ -23,6 +24,11 @@ from twisted.web.server import Request, Site
 HEADER_BYTES: Final = 8192
 HEADERS: Final = 50
 LINGER_SECONDS: Final = 2.0  # for a client to read why it was refused
+# Twisted's own table is of 1999; RFC 9110 section 15.5.14 has renamed one since then.
+PHRASES: Final[Mapping[int, bytes]] = {
+    **{status.value: status.phrase.encode() for status in HTTPStatus},
+    413: b"Content Too Large",
+}
 
 SECURITY_HEADERS: Final[Mapping[str, str]] = {
     "Cache-Control": "no-store",
@@ -43,22 +49,39 @@ class Answer(Struct, frozen=True):
     fields: Mapping[str, str] = {}
 
 
+def head(answer: Answer, fields: Mapping[str, str]) -> bytes:
+    """Status line and header of a response that is written past twisted.web; `fields` beside the usual ones."""
+    every = {"Date": datetimeToString().decode(), "Content-Type": answer.content_type, **SECURITY_HEADERS}
+    return _head(answer.status, {**every, **fields})
+
+
+def _head(status: int, fields: Mapping[str, str]) -> bytes:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, PHRASES[status], lines.encode("ascii"))
+
+
 class BoundedRequest(Request):
-    """A request whose content, held in memory, stays within the site's `body_bytes`. Subclasses: `process`."""
+    """A request whose content, held in memory, stays within `most_bytes`. Subclasses: `process`."""
 
     channel: BoundedChannel
     defaultContentType = None
+    most = 0
 
     def gotLength(self, length: int | None) -> None:
         self.content: BytesIO = BytesIO()
-        most = self.channel.site.body_bytes
+        self.args = {}
+        most = self.most = self.most_bytes()
         if (most == 0) if length is None else (length > most):
             self._refuse()
+
+    def most_bytes(self) -> int:
+        """How large the content may be; the header fields have been read. By default the site's `body_bytes`."""
+        return self.channel.site.body_bytes
 
     def handleContentChunk(self, data: bytes) -> None:
         if self.channel.refused:
             return
-        if self.content.tell() + len(data) > self.channel.site.body_bytes:
+        if self.content.tell() + len(data) > self.most:
             self._refuse()
         else:
             self.content.write(data)
@@ -66,11 +89,11 @@ class BoundedRequest(Request):
     def _refuse(self) -> None:
         # RFC 9110 section 10.1.1: a final answer takes the place of 100 (Continue).
         self.requestHeaders.removeHeader("expect")
-        self.channel.refuse(b"413 Content Too Large", self.too_large())
+        self.channel.refuse(self.too_large())
 
-    def too_large(self) -> Answer | None:
-        """What a request with too much content is told; None: the status alone."""
-        return None
+    def too_large(self) -> Answer:
+        """What a request with too much content is told."""
+        return Answer(413, b"")
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         # The base class would also parse forms, of which there are none here.
@@ -87,7 +110,7 @@ class BoundedRequest(Request):
 
     def dress(self, answer: Answer) -> bytes:
         """Set status and header fields; the body comes back, to be written. No Server field: it helps nobody."""
-        self.setResponseCode(answer.status)
+        self.setResponseCode(answer.status, PHRASES[answer.status])
         fields = {"Date": datetimeToString(), **SECURITY_HEADERS, **answer.fields}
         if answer.status != 204:  # RFC 9110 section 8.6: no Content-Length with 204
             fields |= {"Content-Type": answer.content_type, "Content-Length": str(len(answer.body))}
@@ -134,16 +157,25 @@ class BoundedChannel(HTTPChannel):
         transport: Any = self.transport
         transport.abortConnection()
 
-    def refuse(self, status: bytes, answer: Answer | None) -> None:
+    def hand_over(self, protocol: Any) -> None:
+        """Let another protocol have the transport, for good: this is no connection of the site any more."""
+        transport: Any = self.transport
+        self.setTimeout(None)
+        self._networkProducer.unregisterProducer()
+        transport.resumeProducing()
+        self.site.connections -= 1
+        if hasattr(transport, "wrappedProtocol"):
+            transport.wrappedProtocol = protocol  # TLS
+        else:
+            transport.protocol = protocol
+        protocol.makeConnection(transport)
+
+    def refuse(self, answer: Answer) -> None:
         """Answer before the request is complete, and hang up."""
         self.refused = True
-        body = answer.body if answer else b""
-        fields = {"Connection": "close", "Content-Length": str(len(body))}
-        if answer:
-            fields |= {"Content-Type": answer.content_type, "Date": datetimeToString().decode()}
-            fields |= {**SECURITY_HEADERS, **answer.fields}
-        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-        self.write(b"HTTP/1.1 " + status + b"\r\n" + head.encode("ascii") + b"\r\n" + body)
+        fields = {"Connection": "close", "Content-Length": str(len(answer.body)), **answer.fields}
+        # The admin listener says no more than this to whoever sends content.
+        self.write((head(answer, fields) if answer.body else _head(answer.status, fields)) + answer.body)
         # RFC 9112 section 9.6: a close with bytes unread makes TCP send a reset, which can overtake the answer.
         # So only our half is closed (TLS has no halves); what still arrives is dropped, for a short time.
         self._networkProducer.unregisterProducer()

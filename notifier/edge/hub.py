@@ -81,6 +81,7 @@ class Hub:
         self.refresh_seconds, self.spread_seconds = refresh_seconds, spread_seconds
         self.chance = chance or random.Random()
         self.people: dict[str, tuple[Client, ...]] = {}
+        self.quiet: frozenset[str] = frozenset()  # people of our own, who are counted nowhere
         self.count = 0
         self._behind: deque[Client] = deque()
         self._paced: deque[Client] = deque()
@@ -161,7 +162,7 @@ class Hub:
                 text = text or payload.change(bell.seq, bell.record, bell.unread, bell.floor)
                 if client.push(text):
                     touched.append(client)
-                if notification:
+                if notification and bell.user not in self.quiet:
                     delivered += 1
                     accepted[bell.accepted] = accepted.get(bell.accepted, 0) + 1
         for client in touched:
@@ -253,7 +254,8 @@ class Hub:
         elif answer.result == "revoked":
             client.close(REVOKED, "token revoked")
         elif session.state == JOINING and session.joins == number:
-            self.metrics.joins.count(answer.result)
+            if session.user not in self.quiet:
+                self.metrics.joins.count(answer.result)
             try:
                 for text in session.joined(answer):
                     client.push(text)

@@ -7,6 +7,7 @@ a key that nobody knows. When they cannot be fetched, those that were fetched la
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from twisted.web.http_headers import Headers
 
 from notifier.core.tokens import Key, Verifier
 from notifier.edge.keyring import KeyringError, read_jwks
+from notifier.metrics import Metrics
 
 log = Logger()
 
@@ -52,11 +54,13 @@ class Keys:
         configured: Sequence[Key],
         url: str,
         agent: Agent | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOOPBACK):
             raise ValueError(f"tokens.jwks_url: {url!r} must be https:// (http:// only on this machine)")
         self._reactor, self._verifier, self._url = reactor, verifier, url
+        self.metrics = metrics or Metrics()
         self._configured = tuple(configured)
         requests: Any = agent or Agent(reactor, connectTimeout=ANSWER_SECONDS)  # mypy misses its interface
         self._client = HTTPClient(requests)
@@ -76,9 +80,31 @@ class Keys:
         self._verifier.unknown = self._unknown
         return self._begin()
 
+    def configure(self, configured: Sequence[Key]) -> None:
+        """Other configured keys from now on; those that were fetched stay in use beside them."""
+        self._configured = tuple(configured)
+        own = {key.kid for key in configured}
+        self._fetched = tuple(key for key in self._fetched if key.kid not in own)
+        self._verifier.replace((*self._configured, *self._fetched))
+
+    @property
+    def url(self) -> str:
+        """Where the keys come from."""
+        return self._url
+
+    @property
+    def count(self) -> int:
+        """How many fetched keys are in use."""
+        return len(self._fetched)
+
+    def age(self) -> float:
+        """Seconds since keys were last fetched; NaN when they never were."""
+        return math.nan if self._fetched_at is None else self._reactor.seconds() - self._fetched_at
+
     def stop(self) -> None:
         """Fetch no more; the keys stay."""
         self._live = False
+        self._verifier.unknown = _nobody
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         if self._running is not None:
@@ -120,6 +146,7 @@ class Keys:
             self._use(await self._fetch())
         except Exception as error:
             if self._live:
+                self.metrics.jwks_fetches["unusable" if isinstance(error, KeyringError) else "failed"] += 1
                 self._failed(error)
             return min(RETRY_SECONDS, 2.0 ** min(self._failures - 1, 10))
         return FRESH_SECONDS
@@ -151,6 +178,7 @@ class Keys:
         self._verifier.replace((*self._configured, *self._fetched))
         if self._failures:
             log.info("keys fetched again from {url}", url=self._url)
+        self.metrics.jwks_fetches["done"] += 1
         self._fetched_at, self._failures, self._warned_at = self._reactor.seconds(), 0, None
         self._fault = (
             f"left out, for their kid is that of a configured key: {', '.join(taken)}" if taken else ""
@@ -200,6 +228,10 @@ class _Body(Protocol):
             self.whole.callback(b"".join(self._parts))
         else:
             self.whole.errback(FetchError("the connection was lost before the end"))
+
+
+def _nobody() -> None:
+    """Nothing is fetched any more."""
 
 
 def _no_answer(result: object, seconds: float) -> object:

@@ -15,4 +15,12 @@ def endpoint(reactor: Any, description: str) -> Any:
     kind = description.partition(":")[0]
     if kind in ("tcp", "ssl", "unix") and ":backlog=" not in description:
         description += f":backlog={BACKLOG}"
-    return serverFromString(reactor, description)
+    try:
+        return serverFromString(reactor, description)
+    except (KeyError, IndexError):
+        if kind != "systemd":
+            raise
+        raise ValueError(
+            "systemd has handed over no such socket: compare FileDescriptorName= in the .socket unit, and Sockets= in "
+            "the service"
+        ) from None

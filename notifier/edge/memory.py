@@ -81,7 +81,7 @@ class Moves(Writer):
     def apply(self, item: list[Any]) -> bool:
         """One pair; False when it was applied before. The mark comes last: a pair that fails is done again."""
         move, _, user, marks, number, time, event, group, actor, accepted, *body = item
-        if (marks, number) in self.server.marks:
+        if number and (marks, number) in self.server.marks:
             return False
         off = self.server.get(self.server.registers, (user, group, actor))
         if off is None or _later(time, event, *off):
@@ -97,7 +97,8 @@ class Moves(Writer):
                 until = self.server.now + self.rules.window + HOUR_MS
                 self.server.registers.put((user, group, actor), Lasting((time, event), until))
             self.server.hazard("register", user, event)
-        self.server.marks.put((marks, number), True)
+        if number:  # a canary has none
+            self.server.marks.put((marks, number), True)
         return True
 
     def withdraw(self, user: str, group: str, time: int, event: str, accepted: int) -> None:

@@ -43,6 +43,7 @@ log = Logger()
 PROTOCOL: Final = "notifier.v1"
 BEARER: Final = "bearer."
 SCOPE: Final = "inbox"
+HANDSHAKE_DRAIN: Final = 1.0  # s that handshakes under way have to end when the server stops
 PING_FRAME: Final = ping_frame()
 SEND_BUFFER: Final = 65_536  # bytes that the kernel holds for one client; Linux doubles this
 NEAR: Final = 30  # s: deadlines nearer than this are kept by the second
@@ -291,9 +292,10 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         self.leeway = leeway
         self.fetches_keys = False  # a key set is fetched and may bring keys that are unknown now
         self.now = now or reactor.seconds
-        self.pings_a_round = max(1, -(-limits.pings_per_minute * int(settings.ping_seconds) // 60))
+        self.adopt(limits, leeway)
         self.open: set[Connection] = set()
         self.draining = False
+        self.streams = 0  # open event streams: they share the limits (edge/sse.py)
         self._handshakes: dict[Handshake, float] = {}  # upgrades under way: in order of their deadline
         self._strangers: dict[
             Connection, float
@@ -305,7 +307,6 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         self._tick = 0
         self._timer: Any = None
         self._addresses: dict[str, list[float]] = {}  # address -> [open, tokens, stamp]
-        self._trusted = [ipaddress.ip_network(each) for each in limits.trusted_proxies]
         self.setProtocolOptions(
             versions=[13], webStatus=False, utf8validateIncoming=False, maskServerFrames=False,
             requireMaskedClientFrames=True,
@@ -314,6 +315,12 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
             autoPingInterval=0, failByDrop=False, tcpNoDelay=True, allowedOrigins=["*"], allowNullOrigin=True,
             maxConnections=0, serveFlashSocketPolicy=False, trustXForwardedFor=0,
         )  # fmt: skip
+
+    def adopt(self, limits: Limits, leeway: int) -> None:
+        """Use these from now on. An open connection keeps the size of its messages until its next token."""
+        self.limits, self.leeway = limits, leeway
+        self.pings_a_round = max(1, -(-limits.pings_per_minute * int(self.settings.ping_seconds) // 60))
+        self._trusted = [ipaddress.ip_network(each) for each in limits.trusted_proxies]
 
     def start(self) -> None:
         self._timer = self.reactor.callLater(1.0, self._second)
@@ -325,7 +332,7 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
     # -- coming in
 
     def buildProtocol(self, addr: Any) -> Any:
-        if self.draining or len(self.open) + len(self._handshakes) >= self.limits.connections:
+        if self.draining or self.is_full():
             self.metrics.handshake_rejects.count("draining" if self.draining else "full")
             return None
         address = self.address(getattr(addr, "host", ""), "")
@@ -342,6 +349,16 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         handshake.counted = address
         self._handshakes[handshake] = self.reactor.seconds() + self.settings.handshake_seconds
         return handshake
+
+    def is_full(self) -> bool:
+        """Has this process all the connections that it bears?"""
+        return len(self.open) + len(self._handshakes) + self.streams >= self.limits.connections
+
+    def count(self, address: str | None, change: int) -> None:
+        """An event stream of this address begins (1) or ends (-1)."""
+        self.streams += change
+        if address is not None:
+            self._of_address(address)[0] += change
 
     def deny(self, code: int, reason: str, label: str) -> ConnectionDeny:
         self.metrics.handshake_rejects.count(label)
@@ -418,7 +435,9 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         connection.wheel = self._tick % len(self._wheel)
         self._wheel[connection.wheel].add(connection)
         self._strangers[connection] = self.reactor.seconds() + self.settings.auth_seconds
-        if handshake.refusal is not None:
+        if self.draining:
+            connection.close(sessions.DRAINING, "server stops; reconnect")
+        elif handshake.refusal is not None:
             connection.close(*handshake.refusal)
         elif handshake.token is not None:
             if isinstance(handshake.place, Close):
@@ -612,8 +631,17 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
     def drain(self, seconds: float) -> None:
         """Take nobody new; send everybody away, spread."""
         self.draining = True
-        for handshake in list(self._handshakes):
-            handshake.transport.loseConnection()
+        # Who is in the middle of a handshake is let in to be told to come again: a reset would look like a failure.
+        self.reactor.callLater(HANDSHAKE_DRAIN, self._end_handshakes)
         for connection in list(self._strangers):
             connection.close(sessions.DRAINING, "server stops; reconnect")
         self.hub.drain(seconds)
+
+    def _end_handshakes(self) -> None:
+        for handshake in list(self._handshakes):
+            handshake.transport.loseConnection()
+
+    @property
+    def busy(self) -> bool:
+        """Is anybody connected, or about to be?"""
+        return bool(self.open or self._handshakes or self.streams)

@@ -656,7 +656,7 @@ def test_preflight(server: Server) -> None:
     headers = reply.headers
     assert headers["access-control-allow-origin"] == PAGE
     assert headers["access-control-allow-methods"] == "GET, HEAD, POST, DELETE"
-    assert headers["access-control-allow-headers"] == "Authorization, Content-Type"
+    assert headers["access-control-allow-headers"] == "Authorization, Content-Type, Last-Event-ID"
     assert headers["access-control-max-age"] == "7200"
     assert not {"content-type", "content-length", "transfer-encoding"} & headers.keys()
 

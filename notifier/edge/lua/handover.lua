@@ -2,7 +2,8 @@
 -- KEYS: lease, stream. ARGV: tag, incarnation, lease ms, group, consumer, publish command, retention ms, cap,
 -- register ms, dead letters kept per reason, dead letters kept ms, window ms, entries wanted, batch (msgpack).
 -- batch: {entries, items}; an entry is {stream id, is it complete with this batch}.
--- An item: {1, entry, user, mark key, mark, time, id, group, actor, accepted, body}: a row
+-- An item (mark "": none, for a canary):
+--          {1, entry, user, mark key, mark, time, id, group, actor, accepted, body}: a row
 --          {2, entry, user, mark key, mark, time, id, group, actor, accepted}: a retraction
 --          {3, entry, reason, detail, source, at, user, mark key, mark}: to the dead letters; the raw bytes are
 --          argument 14 + at; with a user and a mark when only that pair could not be applied
@@ -122,9 +123,9 @@ end
 local MOVES = {add_row, retract, bury}
 local function apply(item)
   if item[1] == 3 then return bury(unpack(item)) end
-  if call('SISMEMBER', item[4], item[5]) == 1 then return 'duplicate' end
+  if item[5] ~= '' and call('SISMEMBER', item[4], item[5]) == 1 then return 'duplicate' end
   MOVES[item[1]](unpack(item))
-  call('SADD', item[4], item[5])
+  if item[5] ~= '' then call('SADD', item[4], item[5]) end
 end
 
 local failures, failed, held, duplicates = {}, {}, {}, 0
