@@ -11,6 +11,7 @@ from msgspec import Struct
 from notifier.core import keys, payload
 from notifier.core.canary import is_canary, is_reserved
 from notifier.core.identity import mark, relation
+from notifier.core.inbox import row
 from notifier.core.intake import REASONS, Intake, Rejected
 from notifier.core.model import Event
 
@@ -20,10 +21,11 @@ BURIALS: Final = (*REASONS, "no_event", "handover", "bug")
 NO_EVENT: Final = "the entry has no field `event`"
 HELD: Final = "held"  # handover's word for a pair that waits for an earlier one of its person
 
-# The moves of handover.lua.
+# The moves of handover.lua, and how many values each item of a batch has there.
 ADD: Final = 1
 RETRACT: Final = 2
 BURY: Final = 3
+WIDTH: Final = 10
 
 
 class Entry(Struct, frozen=True, gc=False):
@@ -92,17 +94,18 @@ class Batch:
         index: dict[_Held, int] = {}
         for entry in (*(pair.entry for pair in self.pairs), *self.whole):
             index.setdefault(entry, len(index) + 1)
-        items = []
+        items: list[object] = []
         for pair in self.pairs:
             item = pair.item
             item[1] = index[pair.entry]
             if pair.raw is not None:
                 self.raws.append(pair.raw)
-                item[5] = len(self.raws)
-            items.append(item)
+                item[8] = len(self.raws)
+            items += item
         # An entry may be acknowledged with the batch that holds its last pair. A batch before it, still under way,
         # may fail; then this one is taken back (`undo`) before it is sent.
-        return _encode([[[entry.id, entry.unsent == 0] for entry in index], items])
+        unfinished = [at for entry, at in index.items() if entry.unsent]
+        return _encode(([entry.id for entry in index], unfinished, items))
 
 
 class Settled:
@@ -193,18 +196,20 @@ class Backlog:
     def _spread(self, held: _Held, event: Event, people: Sequence[str]) -> None:
         move = RETRACT if event.retracts else ADD
         group, actor, hour = relation(event), event.actor.id, event.time // HOUR_MS
-        text = "" if event.retracts else payload.body(event).decode()
-        size = len(text) + 300
+        # What follows from the event alone is made here: the script only writes it down.
+        last: object = event.time
+        size = 300
+        if move == ADD:
+            last = row(event.time, group, event.id, payload.body(event).decode())
+            size += len(last)
         for user in people:
             bucket, number = mark(event.id, user, self._buckets)
             # A canary has no mark: each replaces the row of the one before, and a day's would be thousands.
             unmarked = held.canary and is_reserved(user)
             item: list[object] = [
                 move, 0, user, keys.marks(self._tag, hour, bucket), "" if unmarked else str(number),
-                event.time, event.id, group, actor, event.accepted,
+                group, actor, event.id, event.accepted, last,
             ]  # fmt: skip
-            if move == ADD:
-                item.append(text)
             self._todo.append(_Pair(held, user, item, size))
         held.left = held.unsent = len(people)
         if not people:
@@ -214,7 +219,7 @@ class Backlog:
         if held.canary:  # who sent it misses it, and says so
             self._done.append(held)
             return
-        item: list[object] = [BURY, 0, reason, detail, held.source, 0, "", "", ""]
+        item: list[object] = [BURY, 0, "", "", "", reason, detail, held.source, 0, ""]
         self._todo.append(_Pair(held, "", item, len(held.raw) + 300, held.raw))
         held.left = held.unsent = 1
 
@@ -280,7 +285,7 @@ class Backlog:
         elif move == RETRACT:
             settled.retracted += 1
         else:
-            settled.buried.append(str(pair.item[2]))
+            settled.buried.append(str(pair.item[5]))
         pair.entry.left -= 1
         if pair.entry.left == 0:
             self._entry_done(pair.entry, settled)
@@ -300,7 +305,7 @@ class Backlog:
             # The mark goes with it: should the entry be taken up once more, this pair is not applied out of order.
             detail = f"could not be applied to {pair.user}: {error}"[:500]
             mark_key, number = pair.item[3], pair.item[4]
-            pair.item = [BURY, 0, "handover", detail, pair.entry.source, 0, pair.user, mark_key, number]
+            pair.item = [BURY, 0, pair.user, mark_key, number, "handover", detail, pair.entry.source, 0, ""]
             pair.raw = pair.entry.raw
         return f"entry {pair.entry.id} for {pair.user or '-'}, try {pair.tries}: {error}"
 

@@ -146,6 +146,11 @@ def parse(line: str) -> Record:
     return Record(head[1], head[2] == "1", int(time), group, nid, body)
 
 
+def row(time: int, group: str, nid: str, body: str) -> str:
+    """The stored form of a new notification's record."""
+    return f"1{NOTIFICATION}0 {time} {group} {nid} {body}"
+
+
 _decode_bells = msgspec.msgpack.Decoder(list[Bell]).decode
 _encode = msgspec.msgpack.Encoder().encode
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from notifier.core import keys
-from notifier.core.backlog import ADD, BURY, HELD, HOUR_MS, NOTHING, Batch, Entry
+from notifier.core.backlog import ADD, BURY, HELD, HOUR_MS, NOTHING, WIDTH, Batch, Entry
 from notifier.core.inbox import (
     DELETED,
     NOTIFICATION,
@@ -23,6 +23,7 @@ from notifier.core.inbox import (
     Page,
     Record,
     Standing,
+    parse,
 )
 from notifier.edge.memory_state import Box, Dead, ItemError, Lasting, MemoryServer, stream_id
 from notifier.edge.store import CLAIM_PAGE, MARK_PAGE, REVOKED_SECONDS, Rules
@@ -34,8 +35,8 @@ JOIN_BYTES: Final = 163_840  # of records in one answer, unless a single one is 
 # The ids of the two records that move; no event id can have this form.
 SEEN_ID, READ_ID = "\1seen", "\1read"
 
-_Items = tuple[list[tuple[str, bool]], list[list[Any]]]
-_decode = msgspec.msgpack.Decoder(_Items).decode
+_Payload = tuple[list[str], list[int], list[Any]]
+_decode = msgspec.msgpack.Decoder(_Payload).decode
 _made = re.compile(r"x:(\d+)-(\d+)").fullmatch
 
 
@@ -80,14 +81,15 @@ class Moves(Writer):
 
     def apply(self, item: list[Any]) -> bool:
         """One pair; False when it was applied before. The mark comes last: a pair that fails is done again."""
-        move, _, user, marks, number, time, event, group, actor, accepted, *body = item
+        move, _, user, marks, number, group, actor, event, accepted, last = item
         if number and (marks, number) in self.server.marks:
             return False
+        record = parse(last) if move == ADD else None
+        time = record.time if record else last
         off = self.server.get(self.server.registers, (user, group, actor))
         if off is None or _later(time, event, *off):
             self.server.hazard("item", user, event)
-            if move == ADD:
-                record = Record(NOTIFICATION, False, time, group, event, body[0])
+            if record:
                 box = self.open(user)
                 self.write(box, record, accepted, box.trim_rows)
             else:
@@ -178,7 +180,8 @@ class MemoryLog:
 
     async def handover(self, batch: Batch, want: int) -> Handed:
         """Apply a batch, acknowledge what it completes, read more."""
-        entries, items = _decode(batch.payload)
+        entries, unfinished, flat = _decode(batch.payload)
+        items = [flat[at : at + WIDTH] for at in range(0, len(flat), WIDTH)]
         with self.server.step():
             self._fence()
             self._keep()
@@ -189,7 +192,7 @@ class MemoryLog:
             for at, item in enumerate(items, 1):
                 try:
                     if item[0] == BURY:
-                        self._bury(entries[item[1] - 1][0], item, batch.raws)
+                        self._bury(entries[item[1] - 1], item, batch.raws)
                     elif item[2] in held:
                         failures.append((at, HELD))
                     else:
@@ -198,14 +201,14 @@ class MemoryLog:
                     held.add(item[2])
                     failures.append((at, str(error)))
             moves.publish()
-            failed = {items[at - 1][1] for at, _ in failures}
-            for at, (entry, complete) in enumerate(entries, 1):
-                if complete and at not in failed:
+            left = {*unfinished, *(items[at - 1][1] for at, _ in failures)}
+            for at, entry in enumerate(entries, 1):
+                if at not in left:
                     self.stream.acknowledge(entry)
             return Handed(tuple(failures), self.stream.read(self.server.now, want), duplicates)
 
     def _bury(self, entry: str, item: list[Any], raws: Sequence[bytes]) -> None:
-        _, _, reason, detail, source, raw, user, mark_key, mark = item
+        _, _, user, mark_key, mark, reason, detail, source, raw, _ = item
         dead = Dead(self.server.now, reason, detail, source, entry, user, raws[raw - 1])
         self.server.bury(self.tagged, self.rules, dead)
         if mark:

@@ -110,7 +110,7 @@ class Box(Struct):
     user: str
     birth: int
     run: str
-    prun: str = "0"
+    prun: str = "-"
     start: int = 0  # the seq at which this run began
     seq: int = 0
     floor: int = 0

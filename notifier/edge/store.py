@@ -334,7 +334,7 @@ class RedisInbox:
                 answer = await self.calls.run(
                     self.scripts.mark, (keys.inbox(part[0].user, self.rules.shards),), args
                 )
-                for mark, (count, fault) in zip(part, answer, strict=True):
+                for mark, count, fault in zip(part, answer[::2], answer[1::2], strict=True):
                     changed[order[id(mark)]] = count
                     if fault:
                         faults.append(fault.decode("utf-8", "replace"))

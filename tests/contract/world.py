@@ -32,6 +32,7 @@ from notifier.edge.store import RedisInbox, RedisLog, RedisShards, Rules, Script
 from notifier.metrics import Metrics
 from notifier.pipeline import Fanout
 from notifier.ports import Bus, EventLog, Inbox, Shards, Unburied
+from tests.stored import State
 
 TAG = keys.tag(0)
 ISSUED = 2_000_000_000  # s: tokens of these tests were made after any revocation
@@ -324,7 +325,9 @@ class RedisWorld(World):
         self._runs += 1
         key = keys.inbox(user, self.rules.shards)
         if await self.calls.call("EXISTS", key):
-            await self.calls.call("HSET", key, "run", f"feed{self._runs:012x}")
+            state = State.parse(await self.calls.call("HGET", key, "state"))
+            state = msgspec.structs.replace(state, run=f"feed{self._runs:012x}")
+            await self.calls.call("HSET", key, "state", state.packed())
 
     async def letters(self, reason: str, tagged: str = TAG) -> list[Dead]:
         found = []

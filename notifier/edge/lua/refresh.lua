@@ -8,8 +8,8 @@ for at = 5, #ARGV do
   local key = 'on:' .. tag .. ':' .. user
   call('SADD', key, incarnation)
   call('PEXPIRE', key, ARGV[3])
-  local v = call('HMGET', inbox_key(user), 'birth', 'run', 'seq')
-  local revoked = call('GET', 'revoked:' .. tag .. ':' .. user)
-  places[#places + 1] = {v[1] or '0', v[2] or run, tonumber(v[3] or 0), tonumber(revoked or -1)}
+  local box = load_inbox(user)
+  local revoked = tonumber(call('GET', 'revoked:' .. tag .. ':' .. user) or -1)
+  places[#places + 1] = box and {int(box.birth), box.run, box.seq, revoked} or {'0', run, 0, revoked}
 end
 return {run, places}
