@@ -92,8 +92,9 @@ class Script(Struct, frozen=True, gc=False):
 
 
 # What stands in front of a script. Each part costs every call of the script a few microseconds.
-_PARTS: Final = {
-    "handover": ("inbox", "records", "bells"),
+PARTS: Final = {
+    "handover": ("inbox", "records", "bells", "reading"),
+    "read": ("reading",),
     "join": ("inbox", "records"),
     "mark": ("inbox", "records", "bells"),
     "page": ("inbox", "records"),
@@ -107,7 +108,7 @@ def load_script(name: str, edit: Callable[[str], str] = str) -> Script:
     Scripts run at maxmemory too (allow-oom), or nothing could drain what fills it.
     """
     folder = files("notifier.edge") / "lua"
-    parts = (*_PARTS.get(name, ()), name)
+    parts = (*PARTS.get(name, ()), name)
     text = "#!lua flags=allow-oom\n" + edit("\n".join((folder / f"{part}.lua").read_text() for part in parts))
     return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 

@@ -49,6 +49,7 @@ class Scripts:
 
     def __init__(self, edit: Callable[[str], str] = str) -> None:
         self.handover = load_script("handover", edit)
+        self.read = load_script("read", edit)
         self.join = load_script("join", edit)
         self.page = load_script("page", edit)
         self.mark = load_script("mark", edit)
@@ -121,7 +122,7 @@ class RedisLog:
 
     def handover(self, batch: Batch, want: int) -> Awaitable[Handed]:
         """Apply a batch, acknowledge what it completes, read more. The call is on its way when this returns."""
-        return Deferred.fromCoroutine(self._handover(batch, want))
+        return Deferred.fromCoroutine(self._handover(batch, want) if batch else self._read(want))
 
     async def _handover(self, batch: Batch, want: int) -> Handed:
         rules = self.rules
@@ -132,18 +133,26 @@ class RedisLog:
         )  # fmt: skip
         status, failures, fresh, duplicates = await self.calls.run(self.scripts.handover, self._keys, args)
         _check(status)
-        if fresh:
-            self._last = fresh[-1][0].decode()
         return Handed(
             tuple((at, error.decode("utf-8", "replace")) for at, error in failures),
-            tuple(map(self._entry, fresh)),
+            self._entries(fresh),
             duplicates,
         )
 
+    async def _read(self, want: int) -> Handed:
+        args = (self.incarnation, self.rules.lease, keys.GROUP, self.consumer(), want)
+        status, fresh = await self.calls.run(self.scripts.read, self._keys, args)
+        _check(status)
+        return Handed((), self._entries(fresh), 0)
+
+    def _entries(self, fresh: Sequence[Any]) -> tuple[Entry, ...]:
+        if fresh:
+            self._last = fresh[-1][0].decode()
+        return tuple(map(self._entry, fresh))
+
     async def read(self, want: int) -> tuple[Entry, ...]:
         """Read entries without handing any over."""
-        handed = await self._handover(_NOTHING, want)
-        return handed.entries
+        return (await self._read(want)).entries
 
     async def acknowledge(self, ids: Sequence[str], letters: Sequence[Letter]) -> None:
         """Acknowledge routed entries and bury those that could not be, in one step."""
@@ -183,9 +192,6 @@ class RedisLog:
             return Depth(count, 0.0, 0)
         accepted = int(first[0][0].partition(b"-")[0])
         return Depth(count, max(0.0, int(clock[0]) + int(clock[1]) / 1e6 - accepted / 1000), accepted)
-
-
-_NOTHING: Final = Batch([], [])
 
 
 def _check(status: bytes) -> None:

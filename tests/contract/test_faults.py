@@ -221,6 +221,18 @@ async def lease(world: Fragile, arm: Arm) -> object:
     return taken, other, await world.log("three").take()
 
 
+async def read(world: Fragile, arm: Arm) -> object:
+    log = world.reader.log
+    sent = [await world.append(event(to=U)) for _ in range(3)]
+    await arm()
+    await again(lambda: log.read(2))
+    # as a reader does after an error: what it was given may not have arrived
+    claimed: Any = await log.claim(0, "")
+    more = await log.read(2)
+    await log.acknowledge(sent, [])
+    return len(claimed.entries) + len(more)
+
+
 async def claim(world: Fragile, arm: Arm) -> object:
     log = world.reader.log
     for _ in range(3):
@@ -260,6 +272,7 @@ ACTS: dict[str, tuple[Callable[[Fragile, Arm], Awaitable[object]], int]] = {
     "refresh": (refresh, 14),
     "leave": (leave, 2),
     "lease": (lease, 2),
+    "read": (read, 3),
     "claim": (claim, 3),
     "ack": (acknowledge, 8),
     "sweep": (sweep, 5),

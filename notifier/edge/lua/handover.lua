@@ -159,13 +159,5 @@ for entry, id in ipairs(ids) do
 end
 if #gone > 0 then call('XDEL', KEYS[2], unpack(gone)) end
 
-local status, fresh = 'ok', {}
-if ARGV[13] ~= '0' then
-  local read = redis.pcall('XREADGROUP', 'GROUP', ARGV[4], ARGV[5], 'COUNT', ARGV[13], 'STREAMS', KEYS[2], '>')
-  if type(read) == 'table' and read.err then
-    if string.find(read.err, 'NOGROUP', 1, true) then status = 'group' else return redis.error_reply(read.err) end
-  elseif read then
-    fresh = read[1][2]
-  end
-end
+local status, fresh = next_entries(KEYS[2], ARGV[4], ARGV[5], ARGV[13])
 return {status, failures, fresh, duplicates}

@@ -27,12 +27,12 @@ local function read_state(user, state)
     struct.unpack(STATE, state)
   return {user = user, key = INBOX .. user, run = at_run, prun = prun, birth = birth, from = from, seq = seq,
           floor = floor, tail = tail, live = live, seen = seen, ack = ack, unread = unread, tombs = tombs, past = past,
-          till = till, base = seq, sets = {}}
+          till = till, base = seq}
 end
 
 -- The inbox of a person, or nil. extra: one more field to fetch, returned second.
--- base: the highest seq that stands in the hash; sets: what save_inbox will write besides the state;
--- dels, blank: what it will remove, and what it has already replaced (nil: nothing).
+-- base: the highest seq that stands in the hash; sets: what save_inbox will write besides the state; dels: what it
+-- will remove; blank: what it has already replaced. The last three are nil while there is nothing in them.
 local function load_inbox(user, extra)
   if not extra then
     local state = call('HGET', INBOX .. user, 'state')
@@ -56,7 +56,7 @@ local function open_inbox(user, extra)
     return box, value
   end
   return {user = user, key = INBOX .. user, run = run, prun = NO_RUN, birth = now, from = 0, seq = 0, floor = 0, tail = 1,
-          live = 0, seen = 0, ack = 0, unread = 0, tombs = 0, past = 0, till = 0, base = 0, sets = {}}, nil
+          live = 0, seen = 0, ack = 0, unread = 0, tombs = 0, past = 0, till = 0, base = 0}, nil
 end
 
 local function state_of(box)
@@ -66,7 +66,7 @@ end
 
 -- One HSET for everything, then what may fail without harm: removal of fields that nothing reads any more, expiry.
 local function save_inbox(box, retention)
-  call('HSET', box.key, 'state', state_of(box), unpack(box.sets))
+  call('HSET', box.key, 'state', state_of(box), unpack(box.sets or {}))
   if box.dels then call('HDEL', box.key, unpack(box.dels)) end
   if box.till - retention + DAY < now then
     -- `till` last: after an error in between the next write does this again, or the inbox would stay for ever
@@ -74,5 +74,5 @@ local function save_inbox(box, retention)
     box.till = now + retention
     call('HSET', box.key, 'state', state_of(box))
   end
-  box.sets, box.dels, box.blank, box.base = {}, nil, nil, box.seq
+  box.sets, box.dels, box.blank, box.base = nil, nil, nil, box.seq
 end

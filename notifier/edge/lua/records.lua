@@ -4,6 +4,10 @@ local HOLES = 512
 
 local function put(box, field, value)
   local sets = box.sets
+  if not sets then
+    box.sets = {field, value}
+    return
+  end
   local at = #sets
   sets[at + 1], sets[at + 2] = field, value
 end
@@ -61,8 +65,12 @@ local function write(box, index, old, line)
   end
   local seq, kind = box.seq + 1, kind_of(line)
   box.seq = seq
-  put(box, seq, line)
-  put(box, index, seq)
+  if box.sets then
+    put(box, seq, line)
+    put(box, index, seq)
+  else
+    box.sets = {seq, line, index, seq}  -- nearly always: a table that need not grow
+  end
   if kind == 'n' then
     box.live = box.live + 1
     if not is_read(line) then box.unread = box.unread + 1 end
