@@ -33,7 +33,7 @@ class Block:
 
     def whole(self) -> bytes:
         """All parts, once the last is there."""
-        return b"".join(self._parts)
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
 
 def unpadded(flags: int, payload: bytes) -> bytes:

@@ -38,8 +38,9 @@ from notifier.core.http2.results import Answered, C, Refused, Unknown
 from notifier.core.http2.sender import Sender, Stream
 
 _ID: Final = 0x7FFF_FFFF  # without the reserved bit (4.1)
-_HEADERS_WHOLE: Final = frames.HEADERS << 8 | END_HEADERS | END_STREAM
-_STATUS_200: Final = 0x88  # entry 8 of HPACK's static table, in one byte
+_HEADERS_AND_END: Final = frames.HEADERS << 8 | END_HEADERS | END_STREAM
+_HEADERS_BEFORE_DATA: Final = frames.HEADERS << 8 | END_HEADERS
+_STATUS_200: Final = 0x88  # entry 8 of HPACK's static table
 _DEBUG_MAX: Final = 1024  # bytes kept of a GOAWAY's debug data
 _HTTP_1: Final = int.from_bytes(b"HTT", "big")  # the length that "HTTP/1.1 400" would stand for
 _CREDENTIALS_REFUSED: Final = (401, 403)
@@ -101,17 +102,21 @@ class Receiver(Sender[C]):
             size = high << 16 | low
             start = at + HEADER_SIZE
             at = start + size
-            # Nearly all that ever comes: a 200 without a body, to a push that was sent whole.
+            # Nearly all that ever comes: 200, to a push that was sent whole.
             if (
                 quick
-                and kind == _HEADERS_WHOLE
                 and number in awaiting
                 and 0 < size <= DEFAULT_FRAME
                 and at <= end
                 and data[start] == _STATUS_200
             ):
-                results.append(Answered(awaiting.pop(number), 200))
-                continue
+                if kind == _HEADERS_AND_END:
+                    results.append(Answered(awaiting.pop(number), 200))
+                    continue
+                if kind == _HEADERS_BEFORE_DATA:
+                    stream = self._partial[number] = Stream(awaiting.pop(number))
+                    stream.response = Response(200, ())
+                    continue
             if size > DEFAULT_FRAME:
                 raise ProtocolFailure(FRAME_SIZE_ERROR, self._too_long(size))
             if at > end:

@@ -54,7 +54,7 @@ FAULTS: dict[str, tuple[bytes, int]] = {
     "HEADERS that cannot be decoded": (headers(1, b"\xff\xff\xff\xff\xff"), COMPRESSION),
     "the same on a stream that has ended": (headers(3, b"\x80"), COMPRESSION),
     "a table larger than allowed": (headers(1, b"\x3f\x80\x80\x01\x88"), COMPRESSION),
-    "a list that is too long": (headers(1, OK + literal(b"a", b"x" * 100) * 130), CALM),
+    "a list that is too long": (headers(1, b"\x08\x03410" + literal(b"a", b"x" * 100) * 130), CALM),
     "CONTINUATION of nothing": (frame(9, 4, 1, OK), PROTOCOL),
     "CONTINUATION on another stream": (headers(1, OK, whole=False) + frame(9, 4, 3, b""), PROTOCOL),
     "DATA inside a block": (headers(1, OK, whole=False) + data(1, b"x"), PROTOCOL),
