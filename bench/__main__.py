@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHES = ("hub", "pipeline", "broadcast", "idle", "handshake")
+BENCHES = ("hub", "pipeline", "broadcast", "idle", "handshake", "http2_core")
 
 
 def main() -> int:
