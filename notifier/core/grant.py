@@ -95,4 +95,5 @@ def renewal(access: Access) -> Renewal:
     """When an access token is renewed: 5 to 10 minutes before its end, a short-lived one after half its life."""
     end = access.life
     early, late = (end - 600, end - 300) if end >= 1200 else (end * 0.5, end * 0.75)
-    return Renewal(early=early, late=late, least=0.0, most=end)
+    # Google has no limit like Apple's. A minute, or a token that FCM never takes would be fetched for each push.
+    return Renewal(early=early, late=late, least=60.0, most=end)

@@ -79,6 +79,11 @@ def test_a_bad_answer_to_the_try_opens_it_for_longer_up_to_the_cap() -> None:
         assert breaker.allows(now)
         tell(breaker, DOWN, now=now)
     assert spans == [RULE.floor + span for span in (1, 2, 4, 8, 16, 32, 60, 60, 60)]
+    now += 100
+    assert breaker.allows(now)
+    tell(breaker, GOOD, now=now)
+    tell(breaker, DOWN, 5, now=now)
+    assert breaker.until == now + RULE.floor + 1, "a good answer makes the next opening a first one"
 
 
 def test_answers_to_what_was_sent_before_it_opened_change_nothing() -> None:
@@ -191,3 +196,4 @@ def test_a_budget_comes_back_with_first_tries_and_slowly_by_itself() -> None:
     assert not budget.retry(1.0)
     assert [budget.retry(2.0) for _ in range(2)] == [True, False]
     assert not budget.retry(1.0), "a clock that went back gives nothing"
+    assert budget.retry(3.0), "and takes nothing"

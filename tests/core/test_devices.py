@@ -187,14 +187,12 @@ def test_a_broken_line_is_told(line: str) -> None:
 
 
 def test_who_has_too_many_loses_the_oldest() -> None:
-    devices = [
-        msgspec.structs.replace(taken(), id=name, registered=at)
-        for name, at in (("c", 3), ("b", 1), ("a", 1))
-    ]
+    ages = {"a": 3, "c": 1, "b": 1}
+    devices = [msgspec.structs.replace(taken(), id=name, registered=at) for name, at in ages.items()]
     assert surplus(devices, 3) == []
-    assert [each.id for each in surplus(devices, 2)] == ["a"]
-    assert [each.id for each in surplus(devices, 1)] == ["a", "b"]
-    assert [each.id for each in surplus(devices, 0)] == ["a", "b", "c"]
+    assert [each.id for each in surplus(devices, 2)] == ["b"]
+    assert [each.id for each in surplus(devices, 1)] == ["b", "c"]
+    assert [each.id for each in surplus(devices, 0)] == ["b", "c", "a"]
 
 
 def test_no_token_is_shown() -> None:

@@ -81,7 +81,8 @@ def test_a_token_is_renewed_some_minutes_before_its_end() -> None:
     assert (rule.early, rule.late, rule.most) == (3000.0, 3300.0, 3600.0)
     rule = renewal(Access("t", 100.0))
     assert (rule.early, rule.late, rule.most) == (50.0, 75.0, 100.0)
-    assert rule.may_force(0.0, 0.0, accepted=True), "Google has no limit like Apple's"
+    assert not rule.may_force(0.0, 59.0, accepted=True)
+    assert rule.may_force(0.0, 60.0, accepted=True)
 
 
 @given(st.floats(60, 86_400), st.floats(0, 1))

@@ -35,6 +35,7 @@ TABLE: list[tuple[str, list[str]]] = [
     (KEYCAP + "2", [KEYCAP, "2"]),
     (HAN + HAN, [HAN, HAN]),
     ("\uac00\u11a8\uac01\u11a8", ["\uac00\u11a8", "\uac01\u11a8"]),
+    ("\uac00\u1161\u11a8", ["\uac00\u1161\u11a8"]),
     ("\uac01\u1161", ["\uac01", "\u1161"]),
     ("\u1100\uac00", ["\u1100\uac00"]),
     (KSSI + "\u0915", [KSSI, "\u0915"]),

@@ -85,6 +85,14 @@ def test_thousands_of_good_answers_just_before_do_not_cover_a_break() -> None:
     assert held.count(False) < RULE.least / 2  # and the second asking (core/retry.py) saves those
 
 
+def test_the_last_answers_alone_are_enough_to_stop() -> None:
+    for answers in ([SUSPECT, SUSPECT, SUSPECT, GOOD, GOOD] * 10, [DEAD] * 50):
+        guard = Guard(RULE)
+        fed(guard, [GOOD] * 10_000, each=0.0001)
+        fed(guard, answers, now=10)
+        assert guard.state(20.0) == "suspended"
+
+
 def test_a_break_costs_no_token_at_all_because_suspects_are_asked_for_twice() -> None:
     guard, rule = Guard(RULE), RetryRule()
     device = Device("d", "fcm", "demo", "token", 0)
