@@ -13,15 +13,13 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-from twisted.python.failure import Failure
-from twisted.web.client import Agent, ResponseDone
-from twisted.web.http import PotentialDataLoss
+from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
 
 from notifier.core.tokens import Key, Verifier
+from notifier.edge.body import Body, FetchError, no_answer, told
 from notifier.edge.keyring import KeyringError, read_jwks
 from notifier.metrics import Metrics
 
@@ -34,10 +32,6 @@ WARN_SECONDS: Final = 600.0
 ANSWER_SECONDS: Final = 10.0
 MAX_BYTES: Final = 65_536
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
-
-
-class FetchError(Exception):
-    """Why a key set could not be fetched, or used."""
 
 
 class Keys:
@@ -154,7 +148,7 @@ class Keys:
     async def _fetch(self) -> list[Key]:
         fetching = Deferred.fromCoroutine(self._download())
         # Said by us: what a cancelled request fails with depends on how far it had come.
-        fetching.addTimeout(ANSWER_SECONDS, self._reactor, onTimeoutCancel=_no_answer)
+        fetching.addTimeout(ANSWER_SECONDS, self._reactor, onTimeoutCancel=no_answer)
         return read_jwks(await fetching, self._url)
 
     async def _download(self) -> bytes:
@@ -164,7 +158,7 @@ class Keys:
             allow_redirects=False,
             unbuffered=True,
         )
-        body = _Body()
+        body = Body(MAX_BYTES)
         response.deliverBody(body)
         if response.code != 200:
             # A redirect is one too: the setting says where the keys are, nobody else does.
@@ -196,51 +190,11 @@ class Keys:
             )  # fmt: skip
 
 
-class _Body(Protocol):
-    """Gathers a response's content, up to MAX_BYTES."""
-
-    def __init__(self) -> None:
-        self.whole: Deferred[bytes] = Deferred(lambda _: self.abort(CancelledError()))
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    def dataReceived(self, data: bytes) -> None:
-        self._parts.append(data)
-        self._size += len(data)
-        if self._size > MAX_BYTES:
-            self.abort(FetchError(f"answered more than {MAX_BYTES} bytes"))
-
-    def abort(self, error: Exception) -> None:
-        """Hang up; `whole` fails with the error."""
-        transport: Any = self.transport
-        if transport is not None:
-            # A connection that is no longer wanted is cut, or it would drip on for ever.
-            getattr(transport, "abortConnection", transport.loseConnection)()
-        if not self.whole.called:
-            self.whole.errback(error)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self.whole.called:
-            return
-        # Where the end of the connection is the end of the content (RFC 9112 section 6.3), a set that was cut
-        # off is known by its JSON.
-        if reason.check(ResponseDone, PotentialDataLoss):
-            self.whole.callback(b"".join(self._parts))
-        else:
-            self.whole.errback(FetchError("the connection was lost before the end"))
-
-
 def _nobody() -> None:
     """Nothing is fetched any more."""
-
-
-def _no_answer(result: object, seconds: float) -> object:
-    raise FetchError(f"no whole answer within {seconds:g} s")
 
 
 def _told(error: Exception) -> str:
     if isinstance(error, KeyringError):
         return "; ".join(fault.problem for fault in error.faults)
-    reasons = getattr(error, "reasons", ())  # Twisted's ResponseFailed holds the causes
-    told = "; ".join(reason.getErrorMessage() for reason in reasons) or str(error)
-    return told or type(error).__name__
+    return told(error)

@@ -1,0 +1,135 @@
+"""A breaker for one lane or one (host, credential): after failures in a row nothing is sent, then one request tries
+whether the other side is back. Also the budget that keeps retries from multiplying a failure."""
+
+from typing import Final, Literal, TypeAlias
+
+from msgspec import Struct
+
+from notifier.core.model import Outcome, OutcomeKind
+
+BreakerState: TypeAlias = Literal["closed", "open", "half_open"]
+Effect: TypeAlias = Literal["good", "bad", "pause", "none"]
+
+
+class BreakerRule(Struct, frozen=True):
+    """`failures` in a row open it, for a span drawn between 0 and `base` · 2^n s, at most `cap`, at least `floor`.
+    After a config error it is `mend` s, for somebody has to act, and so after a plea for less without a Retry-After.
+    A try that is not answered within `patience` s gives way to another."""
+
+    failures: int = 5
+    base: float = 1.0
+    cap: float = 60.0
+    floor: float = 0.5
+    mend: float = 60.0
+    patience: float = 60.0
+
+
+# What an outcome says of the way to the provider. An answer about the message or the token is a good one.
+_EFFECTS: Final[dict[OutcomeKind, Effect]] = {
+    "delivered": "good",
+    "drop_message": "good",
+    "drop_token": "good",
+    "config_error": "bad",
+    "retry": "bad",
+    "reconnect_retry": "none",
+    "unknown": "bad",
+}
+
+
+def effect(outcome: Outcome) -> Effect:
+    """What an outcome does to a breaker. pause opens it at once: we are sending too much, the provider says."""
+    if outcome.scope == "token":
+        return "good"
+    if outcome.kind == "retry" and outcome.scope == "credential":
+        return "pause"
+    if outcome.kind == "reconnect_retry" and (
+        outcome.scope == "credential" or outcome.reason == "unreachable"
+    ):
+        return "bad"
+    return _EFFECTS[outcome.kind]
+
+
+class Breaker:
+    """All times are seconds of a clock that does not go back; `chance` is drawn from 0 to 1 by whoever calls."""
+
+    def __init__(self, rule: BreakerRule) -> None:
+        self._rule = rule
+        self._failures = 0
+        self._openings = 0
+        self._since = float("-inf")
+        self._until: float | None = None
+        self._trying: float | None = None
+
+    def state(self, now: float) -> BreakerState:
+        """closed: send. open: do not, before `until`. half_open: one request at a time."""
+        if self._until is None:
+            return "closed"
+        return "open" if now < self._until else "half_open"
+
+    @property
+    def until(self) -> float | None:
+        """When the next try is due; None while closed."""
+        return self._until
+
+    def allows(self, now: float) -> bool:
+        """May a request be sent now? In half_open a True is the one try: send it."""
+        if self._until is None:
+            return True
+        if now < self._until or (self._trying is not None and now < self._trying + self._rule.patience):
+            return False
+        self._trying = now
+        return True
+
+    def told(self, outcome: Outcome, sent: float, now: float, chance: float) -> None:
+        """The outcome of a request that was sent at `sent`."""
+        if sent < self._since or (self._until is not None and self._trying is None):
+            return  # sent before the last change of state: it says nothing of the time since
+        what = effect(outcome)
+        if what == "good":
+            if self._until is not None:
+                self._since = now
+            self._failures = self._openings = 0
+            self._until = self._trying = None
+        elif what == "none":
+            self._trying = None
+        else:
+            self._failures += 1
+            if what == "pause" or self._until is not None or self._failures >= self._rule.failures:
+                self._open(self._span(outcome, chance), now)
+
+    def _span(self, outcome: Outcome, chance: float) -> float:
+        rule = self._rule
+        if outcome.kind == "config_error":
+            return rule.mend * (1 + 0.1 * chance)
+        drawn = chance * min(rule.cap, rule.base * 2.0 ** min(self._openings, 30))
+        floor = rule.mend if effect(outcome) == "pause" else rule.floor
+        return (max(rule.floor, outcome.retry_after) if outcome.retry_after else floor) + drawn
+
+    def _open(self, span: float, now: float) -> None:
+        self._openings += 1
+        self._failures = 0
+        self._since, self._until, self._trying = now, now + span, None
+
+
+class Budget:
+    """A token bucket: each first try earns `share` of a retry, each second `trickle`, up to `most`.
+
+    Without the trickle a lane that has only retries left after an outage would never make them.
+    """
+
+    def __init__(self, now: float, share: float = 0.2, most: float = 100.0, trickle: float = 10.0) -> None:
+        self._share, self._most, self._trickle = share, most, trickle
+        self._left, self._at = most, now
+
+    def first(self, count: int = 1) -> None:
+        """So many first tries are made."""
+        self._left = min(self._most, self._left + count * self._share)
+
+    def retry(self, now: float) -> bool:
+        """Take one retry; False: not now."""
+        self._left = min(self._most, self._left + max(0.0, now - self._at) * self._trickle)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True

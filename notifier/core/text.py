@@ -1,0 +1,78 @@
+"""Words for a person: what a phone says of a notification, from templates in a language.
+Another language is another table; what is missing in it is said in English."""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Struct
+
+from notifier.core.graphemes import first
+from notifier.core.model import Notification
+
+NAME_LENGTH: Final = 64  # grapheme clusters: longer names leave no room for what happened
+WORD_LENGTH: Final = 32
+
+# Invisible characters that turn the direction of what follows: a name could make the rest read backwards.
+_TURNS: Final = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C))
+_SPACES: Final = re.compile(r"\s+")
+_PLACE: Final = re.compile(r"\{(actor|object|text)\}")
+
+
+class Language(Struct, frozen=True):
+    """Words by kind: for each the templates in the order of preference, of which the first is used whose places
+    {actor}, {object} and {text} can all be filled. `other` is for kinds without any, `hidden` for where nothing
+    may be said, `somebody` for actors without a name, `objects` has words for types of objects."""
+
+    kinds: Mapping[str, tuple[str, ...]]
+    other: tuple[str, ...]
+    hidden: str
+    somebody: str
+    objects: Mapping[str, str] = {}
+
+
+ENGLISH: Final = Language(
+    kinds={
+        "follow": ("{actor} started following you",),
+        "like": ("{actor} liked your {object}", "{actor} liked what you shared"),
+        "comment": ("{actor} commented: {text}", "{actor} commented on your {object}", "{actor} commented"),
+    },
+    other=("{actor}: {text}", "New notification from {actor}"),
+    hidden="New notification",
+    somebody="Somebody",
+)
+LANGUAGES: Final[Mapping[str, Language]] = {"en": ENGLISH}
+
+
+def language(locale: str, languages: Mapping[str, Language] = LANGUAGES) -> Language:
+    """The best language for a locale: "pt-BR" takes `pt-BR`, else `pt`, else English (RFC 4647 section 3.4)."""
+    tag = locale.replace("_", "-")
+    while tag:
+        if (found := languages.get(tag)) is not None:
+            return found
+        tag = tag.rpartition("-")[0]
+    return ENGLISH
+
+
+def sentence(notification: Notification, words: Language) -> str:
+    """What happened, in one line; the actor's own words are as long as they are."""
+    values = _values(notification, words)
+    templates = words.kinds.get(notification.kind) or ENGLISH.kinds.get(notification.kind, ())
+    for template in (*templates, *words.other, *ENGLISH.other):
+        if all(values[place] for place in _PLACE.findall(template)):
+            return _PLACE.sub(lambda match: values[match[1]], template)
+    return words.hidden
+
+
+def _values(notification: Notification, words: Language) -> dict[str, str]:
+    name = notification.actors[0].name if notification.actors else None
+    thing = notification.object
+    return {
+        "actor": _plain(name, NAME_LENGTH) or words.somebody,
+        "object": "" if thing is None else words.objects.get(thing.type) or _plain(thing.type, WORD_LENGTH),
+        "text": (notification.text or "").translate(_TURNS).strip(),
+    }
+
+
+def _plain(text: str | None, length: int) -> str:
+    return first(_SPACES.sub(" ", (text or "").translate(_TURNS)).strip(), length)
