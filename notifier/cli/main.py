@@ -26,6 +26,9 @@ COMMANDS: Final[dict[str, Place]] = {
     "watch": Place("notifier.cli.watch", "watch", "Follow a person's notifications on a WebSocket."),
     "revoke": Place("notifier.cli.revoke", "revoke", "Void all tokens of a person; close their sockets."),
     "dlq": Place("notifier.cli.dlq", "dlq", "List, show, retry or drop dead letters."),
+    "sandbox": Place(
+        "notifier.cli.sandbox", "sandbox", "Fake APNs and FCM to test push code with, and phones."
+    ),
     "config": Place(
         "notifier.cli.config", "config", "Check a configuration; print the default or the reference."
     ),
