@@ -28,7 +28,9 @@ BADGE: Final = "badge"  # what corrections of the badge collapse by
 KEY_BYTES: Final = 64
 KEPT_BYTES: Final = 1024  # so many of the words come before what only decorates
 # Part of the stored state: another namespace would give the tries of one delivery two names.
-_NAMESPACE: Final = UUID("6f1c1d9e-6b57-5d0e-9a53-5c2f0e4c7b11").bytes
+NAMESPACE: Final = UUID("6f1c1d9e-6b57-5d0e-9a53-5c2f0e4c7b11")
+_NAMESPACE: Final = sha1(NAMESPACE.bytes, usedforsecurity=False)
+_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}  # RFC 9562 section 4.1
 
 encode: Final = msgspec.json.Encoder().encode
 
@@ -135,13 +137,10 @@ def key(name: str) -> str:
 def delivery_id(notification: str, device: str) -> str:
     """The name of a delivery, a UUID of version 5 in lower case: the same on every try (RFC 9562 section 5.5)."""
     # By hand: the class UUID takes three times as long, and this is done for every single push.
-    digest = bytearray(
-        sha1(_NAMESPACE + f"{notification}\0{device}".encode(), usedforsecurity=False).digest()
-    )
-    digest[6] = digest[6] & 0x0F | 0x50
-    digest[8] = digest[8] & 0x3F | 0x80
-    text = digest[:16].hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    hashed = _NAMESPACE.copy()
+    hashed.update(f"{notification}\0{device}".encode())
+    text = hashed.hexdigest()
+    return f"{text[:8]}-{text[8:12]}-5{text[13:16]}-{_VARIANT[text[16]]}{text[17:20]}-{text[20:32]}"
 
 
 def size(text: str) -> int:

@@ -3,6 +3,7 @@ Another language is another table; what is missing in it is said in English."""
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 from msgspec import Struct
@@ -14,7 +15,7 @@ NAME_LENGTH: Final = 64  # grapheme clusters: longer names leave no room for wha
 WORD_LENGTH: Final = 32
 
 # Invisible characters that turn the direction of what follows: a name could make the rest read backwards.
-_TURNS: Final = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C))
+_TURNS: Final = re.compile("[\u202a-\u202e\u2066-\u2069\u200e\u200f\u061c]")
 _SPACES: Final = re.compile(r"\s+")
 _PLACE: Final = re.compile(r"\{(actor|object|text)\}")
 
@@ -59,7 +60,7 @@ def sentence(notification: Notification, words: Language) -> str:
     values = _values(notification, words)
     templates = words.kinds.get(notification.kind) or ENGLISH.kinds.get(notification.kind, ())
     for template in (*templates, *words.other, *ENGLISH.other):
-        if all(values[place] for place in _PLACE.findall(template)):
+        if all(values[place] for place in _places(template)):
             return _PLACE.sub(lambda match: values[match[1]], template)
     return words.hidden
 
@@ -70,9 +71,15 @@ def _values(notification: Notification, words: Language) -> dict[str, str]:
     return {
         "actor": _plain(name, NAME_LENGTH) or words.somebody,
         "object": "" if thing is None else words.objects.get(thing.type) or _plain(thing.type, WORD_LENGTH),
-        "text": (notification.text or "").translate(_TURNS).strip(),
+        "text": _TURNS.sub("", notification.text).strip() if notification.text else "",
     }
 
 
+@lru_cache(maxsize=256)
+def _places(template: str) -> tuple[str, ...]:
+    return tuple(_PLACE.findall(template))
+
+
+@lru_cache(maxsize=4096)  # the same few people and things, over and over
 def _plain(text: str | None, length: int) -> str:
-    return first(_SPACES.sub(" ", (text or "").translate(_TURNS)).strip(), length)
+    return first(_SPACES.sub(" ", _TURNS.sub("", text or "")).strip(), length)
