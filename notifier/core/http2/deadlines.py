@@ -30,8 +30,6 @@ class Deadlines:
         while self._marks and self._marks[0][0] <= now:
             self._marks.popleft()
             bound = self._marks[0][1] if self._marks else opened
-        if not self._marks:
-            self.next_mark = float("-inf")
         return bound
 
     def clear(self) -> None:

@@ -90,6 +90,11 @@ class Receiver(Sender[C]):
             frames.PRIORITY_UPDATE: self._on_priority_update,
         }
 
+    @property
+    def announced(self) -> bool:
+        """The server's SETTINGS have come: how many streams it takes is known."""
+        return self._heard_settings
+
     # --- Bytes to frames ---
 
     def _read(self, data: bytes, now: float) -> None:

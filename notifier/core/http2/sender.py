@@ -133,14 +133,14 @@ class Sender(Generic[C]):
             pattern = self._patterns.get((template, *map(len, values)))
             if pattern is not None:
                 stream = self._next
+                header = _frame_header(size << 8, END_STREAM, stream)
+                self._out.append(pattern % (_u32(stream), *values, header, body))
                 self._next = stream + 2
                 self._slots -= 1
                 self._window -= size
                 self._awaiting[stream] = context
                 if now >= self._deadlines.next_mark:
                     self._deadlines.mark(stream, now)
-                header = _frame_header(size << 8, END_STREAM, stream)
-                self._out.append(pattern % (_u32(stream), *values, header, body))
                 return stream
         return self._push(Waiting(context, template, values, body, now), now)
 

@@ -135,6 +135,44 @@ def test_a_server_that_never_gives_up_its_table_is_understood() -> None:
     assert connection.feed(headers(3, b"\xbf\xbe", end=True), 0.0) == [Answered(1, 410, ((b"a", b"b"),))]
 
 
+def test_percent_signs_are_only_percent_signs() -> None:
+    template = Template(
+        [
+            constant(b":method", b"POST"),
+            constant(b":scheme", b"https"),
+            constant(b":authority", b"example.com"),
+            varying(b":path", b"/%b%s%%/", private=True),
+        ]
+    )
+    connection, server = connect(), ok_server()
+    for number in range(3):
+        connection.push(number, template, (b"%d%%" % number,), b"%b", 0.0)
+    talk(connection, server)
+    assert [request[b":path"] for request in server.requests.values()] == [
+        b"/%b%s%%/0%",
+        b"/%b%s%%/1%",
+        b"/%b%s%%/2%",
+    ]
+    assert {request.body for request in server.requests.values()} == {b"%b"}
+
+
+def test_a_frame_header_may_hold_a_percent_sign() -> None:
+    """A block of 37 bytes, a body of 37 bytes, stream 37: 37 is "%"."""
+    template = Template(
+        [
+            constant(b":method", b"POST"),
+            constant(b":scheme", b"https"),
+            constant(b":authority", b"example.com"),
+            varying(b":path", private=True),
+        ]
+    )
+    for size in range(25, 40):
+        connection, server = connect(), ok_server()
+        for number in range(20):
+            connection.push(number, template, (b"/" * size,), bytes(37), 0.0)
+        assert contexts(talk(connection, server)) == list(range(20))
+
+
 def test_headers_longer_than_a_frame() -> None:
     long = Template(
         [

@@ -387,3 +387,12 @@ def test_resetting_is_about_one_stream() -> None:
     connection = ready()
     push(connection, "a"), push(connection, "b")
     assert kinds_of(connection.feed(rst(1, 7) + ok(3), 0.0)) == {"a": "Refused", "b": "Answered"}
+
+
+def test_a_silence_that_the_server_has_broken_needs_no_ping() -> None:
+    connection = stateless(Limits(ping_after_silence=60))
+    connection.tick(60.0)
+    connection.feed(settings(), 61.0)
+    connection.pull()
+    push(connection, "a", now=62.0)
+    assert kinds(connection.pull()) == [1, 0]

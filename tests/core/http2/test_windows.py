@@ -271,3 +271,13 @@ def test_the_acknowledgement_of_settings_comes_before_what_they_allow() -> None:
     connection.pull()
     connection.feed(settings() + ACK + settings((INITIAL_WINDOW, 100_000)) + window(0, 10), 0.0)
     assert [each.kind for each in split(connection.pull())] == [4, 4, 1, 0]
+
+
+def test_a_push_without_a_body_overtakes_nobody_either() -> None:
+    connection = stateless()
+    push(connection, "fills", bytes(65_535 - len(BODY)))
+    push(connection, "waits"), push(connection, "empty", b"")
+    assert connection.waiting == 2
+    connection.pull()
+    connection.feed(window(0, 100), 0.0)
+    assert [each.stream for each in split(connection.pull()) if each.kind == 1] == [5, 7]

@@ -1,0 +1,308 @@
+"""The connections to one server with one credential: as many as the traffic needs, pushes spread over them."""
+
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Generic
+
+from msgspec import Struct
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from notifier.core.http2 import Answered, Expired, Limits, NotAccepting, Refused, Result, Template
+from notifier.core.http2.breaker import Backoff, Breaker
+from notifier.core.http2.results import C
+from notifier.edge.http2.protocol import PushProtocol
+
+log = Logger()
+
+REPLAYS: Final = 3  # of one push that was certainly not processed, before its caller hears of it
+
+
+class Sizes(Struct, frozen=True, kw_only=True):
+    """How many connections, how many pushes. Times are seconds."""
+
+    most: int = 8
+    """Connections at once. Another one is opened while pushes wait because all streams or windows are in use:
+    so their number follows from the rate, the round trip and the windows of the server."""
+    grow_every: float = 1.0
+    """At least, between two that are opened: servers take haste for an attack."""
+    waiting: int = 10_000
+    """Pushes without a connection. Beyond: `push` raises NotAccepting."""
+    lifetime: float = 86_400.0
+    """A connection so old drains."""
+
+
+class Push(Generic[C]):
+    """A request, and whose it is. Results come with the Push as their context."""
+
+    __slots__ = ("body", "context", "replays", "since", "template", "values")
+
+    def __init__(self, context: C, template: Template, values: tuple[bytes, ...], body: bytes) -> None:
+        """Raises ValueError if the values are not as many as the template's varying fields."""
+        if len(values) != template.varying:
+            raise ValueError(f"{template.varying} values are needed, not {len(values)}")
+        self.context = context
+        self.template = template
+        self.values = values
+        self.body = body
+        self.since = 0.0
+        self.replays = 0
+
+
+class Pool(Generic[C]):
+    """`ended` hears how pushes ended, many in a call; each push exactly once.
+
+    What is certainly not processed (a server that closes, refuses a stream, or a line that breaks before
+    anything was written) is sent again by itself on another connection, `REPLAYS` times. Connections are made
+    when there is something to push. When they fail in a row the breaker opens: all that waits is refused, and
+    nothing accepted until `retry_at`.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        endpoint: Any,
+        ended: Callable[[list[Result[Push[C]]]], None],
+        limits: Limits | None = None,
+        sizes: Sizes | None = None,
+        breaker: Breaker | None = None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._reactor = reactor
+        self._endpoint = endpoint
+        self._ended = ended
+        self._limits = limits or Limits()
+        self._sizes = sizes or Sizes()
+        self._breaker = breaker or Breaker()
+        self._backoff = Backoff()
+        self._chance = chance
+        self._queue: deque[Push[C]] = deque()
+        self._ready: list[PushProtocol[Push[C]]] = []
+        self._all: dict[PushProtocol[Push[C]], Any] = {}  # with the timer of its age
+        self._served: set[PushProtocol[Push[C]]] = set()  # have had an answer
+        self._dialling: Deferred[Any] | None = None
+        self._dialled = float("-inf")
+        self._turn: Any = None  # the delivery at the end of this turn of the reactor
+        self._retry: Any = None
+        self._watch: Any = None
+        self._stopped: Deferred[None] | None = None
+        self.fault = ""
+        """Why the last connection failed."""
+
+    @property
+    def accepting(self) -> bool:
+        """`push` takes pushes, as long as no more wait than may."""
+        return self._stopped is None and not self._breaker.open(self._reactor.seconds())
+
+    @property
+    def retry_at(self) -> float:
+        """When the breaker closes, in the reactor's seconds; in the past if it is not open."""
+        return self._breaker.until
+
+    @property
+    def waiting(self) -> int:
+        """Pushes without a connection."""
+        return len(self._queue)
+
+    @property
+    def open(self) -> int:
+        """Pushes under way."""
+        return sum(protocol.core.open + protocol.core.waiting for protocol in self._live())
+
+    @property
+    def connections(self) -> int:
+        """Connections that are made, those that drain as well."""
+        return sum(1 for _ in self._live())
+
+    def push(self, push: Push[C]) -> None:
+        """Sends it at the end of this turn of the reactor, or when there is room. Raises NotAccepting."""
+        if not self.accepting:
+            why = "the pool is stopped" if self._stopped else f"the breaker is open: {self.fault}"
+            raise NotAccepting(why)
+        if len(self._queue) >= self._sizes.waiting:
+            raise NotAccepting(f"{len(self._queue)} pushes wait already")
+        push.since = self._reactor.seconds()
+        self._queue.append(push)
+        self._schedule()
+
+    def trip(self, seconds: float, reason: str) -> None:
+        """Opens the breaker: the credential is refused, say. Streams that are open run on."""
+        self.fault = reason
+        self._breaker.trip(self._reactor.seconds(), seconds)
+        self._refuse_all(f"the breaker is open: {reason}")
+
+    def stop(self) -> Deferred[None]:
+        """Refuses what waits and lets open streams run on. Fires when all connections have closed."""
+        if self._stopped is None:
+            self._stopped = Deferred()
+            self._refuse_all("the pool stops")
+            for timer in (self._turn, self._retry, self._watch):
+                if timer is not None and timer.active():
+                    timer.cancel()
+            if self._dialling is not None:
+                self._dialling.cancel()
+            for protocol in list(self._all):
+                protocol.drain()
+            self._check_stopped()
+        return self._stopped
+
+    # --- Pushes ---
+
+    def _live(self) -> list[PushProtocol[Push[C]]]:
+        return [protocol for protocol in self._all if hasattr(protocol, "core")]
+
+    def _schedule(self) -> None:
+        if self._turn is None and self._stopped is None:
+            self._turn = self._reactor.callLater(0, self._deliver)
+
+    def _deliver(self) -> None:
+        """Spreads what waits over the connections, each of which writes once."""
+        self._turn = None
+        self._expire()
+        self._ready = [protocol for protocol in self._ready if protocol.core.accepting]
+        self._ready = self._ready[1:] + self._ready[:1]
+        now, left = self._reactor.seconds(), len(self._ready)
+        for protocol in self._ready:
+            if not self._queue:
+                break
+            self._hand_over(protocol, -(-len(self._queue) // left), now)
+            left -= 1
+        if self._queue:
+            self._grow()
+            self._watch_queue()
+
+    def _hand_over(self, protocol: PushProtocol[Push[C]], share: int, now: float) -> None:
+        core, queue = protocol.core, self._queue
+        for _ in range(min(share, core.room)):
+            if core.window <= 0:
+                break
+            push = queue.popleft()
+            core.push(push, push.template, push.values, push.body, now)
+        protocol.flush()
+
+    def _expire(self) -> None:
+        late = self._reactor.seconds() - self._limits.wait_within
+        expired: list[Result[Push[C]]] = []
+        while self._queue and self._queue[0].since <= late:
+            expired.append(Expired(self._queue.popleft(), sent=False))
+        if expired:
+            self._ended(expired)
+
+    def _watch_queue(self) -> None:
+        if self._watch is None or not self._watch.active():
+            due = self._queue[0].since + self._limits.wait_within
+            self._watch = self._reactor.callLater(max(0.0, due - self._reactor.seconds()), self._deliver_late)
+
+    def _deliver_late(self) -> None:
+        self._watch = None
+        self._schedule()
+
+    def _refuse_all(self, reason: str) -> None:
+        refused: list[Result[Push[C]]] = [Refused(push, reason) for push in self._queue]
+        self._queue.clear()
+        if refused:
+            self._ended(refused)
+
+    # --- What connections say ---
+
+    def ready(self, connection: PushProtocol[Push[C]]) -> None:
+        self._ready.append(connection)
+        self._all[connection] = self._reactor.callLater(self._sizes.lifetime, self._retire, connection)
+        self._schedule()
+
+    def ended(self, connection: PushProtocol[Push[C]], results: list[Result[Push[C]]]) -> None:
+        final: list[Result[Push[C]]] = []
+        again: list[Push[C]] = []
+        for result in results:
+            if type(result) is Answered:
+                final.append(result)
+            elif type(result) is Refused and result.context.replays < REPLAYS and self.accepting:
+                result.context.replays += 1
+                again.append(result.context)
+            else:
+                final.append(result)
+        if connection not in self._served and any(type(result) is Answered for result in final):
+            self._served.add(connection)
+            self._backoff.reset()
+            self._breaker.succeeded()
+        self._queue.extendleft(reversed(again))
+        if final:
+            self._ended(final)
+        if self._queue:
+            self._schedule()
+
+    def gone(self, connection: PushProtocol[Push[C]], reason: str) -> None:
+        timer = self._all.pop(connection, None)
+        if timer is not None and timer.active():
+            timer.cancel()
+        if connection in self._ready:
+            self._ready.remove(connection)
+        served = connection in self._served
+        self._served.discard(connection)
+        core = getattr(connection, "core", None)
+        if not served and (core is None or core.goaway is None) and self._stopped is None:
+            self._failed(reason)
+        elif self._queue:
+            self._schedule()
+        self._check_stopped()
+
+    def _retire(self, connection: PushProtocol[Push[C]]) -> None:
+        connection.drain()
+        if self._queue:
+            self._schedule()
+
+    def _check_stopped(self) -> None:
+        if (
+            self._stopped is not None
+            and not self._all
+            and self._dialling is None
+            and not self._stopped.called
+        ):
+            self._stopped.callback(None)
+
+    # --- Dialling ---
+
+    def _grow(self) -> None:
+        """One more connection, unless one is on its way or it is too soon."""
+        now = self._reactor.seconds()
+        beginning = any(timer is None for timer in self._all.values())
+        waiting = self._retry is not None and self._retry.active()
+        if self._dialling is not None or beginning or waiting or len(self._ready) >= self._sizes.most:
+            return
+        soon = self._dialled + self._sizes.grow_every - now
+        if soon > 0:
+            self._retry = self._reactor.callLater(soon, self._schedule)
+            return
+        self._dialled = now
+        factory = Factory.forProtocol(lambda: PushProtocol(self._reactor, self._limits, self))
+        factory.noisy = False
+        self._dialling = self._endpoint.connect(factory)
+        self._dialling.addCallbacks(self._connected, self._not_connected)
+
+    def _connected(self, connection: PushProtocol[Push[C]]) -> None:
+        """TCP is there; the handshake follows."""
+        self._dialling = None
+        self._all.setdefault(connection, None)
+        if self._stopped is not None:
+            connection.drain()
+
+    def _not_connected(self, failure: Failure) -> None:
+        self._dialling = None
+        if self._stopped is None:
+            self._failed(failure.getErrorMessage())
+        self._check_stopped()
+
+    def _failed(self, reason: str) -> None:
+        """A connection that came to nothing: pause, and after a row of them refuse what waits."""
+        self.fault = reason
+        log.warn("a push server cannot be reached: {reason}", reason=reason)
+        pause = self._backoff.pause(self._chance())
+        now = self._reactor.seconds()
+        if self._breaker.failed(now):
+            self._refuse_all(f"the breaker is open: {reason}")
+            return
+        if self._retry is None or not self._retry.active():
+            self._retry = self._reactor.callLater(pause, self._schedule)
