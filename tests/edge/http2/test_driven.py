@@ -118,8 +118,10 @@ def test_nothing_is_pushed_before_the_server_has_said_how_many_streams_it_takes(
     line = world.place.lines[0]
     line._protocol.handshakeCompleted()
     world.turn()
+    said = settings((3, 2)) + ACK
+    world.hear(line, said[:12])
     assert line.requests() == []
-    world.hear(line, settings((3, 2)) + ACK)
+    world.hear(line, said[12:])
     assert line.requests() == [1, 3]
     assert world.pool.waiting == 3
 
