@@ -171,8 +171,8 @@ class Pool(Generic[C]):
             self._hand_over(protocol, -(-len(self._queue) // left), now)
             left -= 1
         if self._queue:
-            self._grow()
             self._watch_queue()
+            self._grow()
 
     def _hand_over(self, protocol: PushProtocol[Push[C]], share: int, now: float) -> None:
         core, queue = protocol.core, self._queue

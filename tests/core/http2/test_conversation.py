@@ -227,6 +227,12 @@ RESPONSES: dict[str, tuple[bytes, object]] = {
         headers(1, STATUS_410) + data(1, b"go") + data(1, b"") + data(1, b"ne", True),
         Answered("a", 410, (), b"gone"),
     ),
+    "a body in very many parts": (
+        headers(1, STATUS_410)
+        + b"".join(data(1, b"%d" % (at % 10)) for at in range(200))
+        + data(1, b"", True),
+        Answered("a", 410, (), b"0123456789" * 20),
+    ),
     "padding": (
         frame(1, 0x0C, 1, b"\x03" + STATUS_410 + bytes(3)) + frame(0, 0x09, 1, b"\x02gone" + bytes(2)),
         Answered("a", 410, (), b"gone"),

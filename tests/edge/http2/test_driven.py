@@ -1,0 +1,319 @@
+"""Protocol and pool by a driven clock, over lines in memory: what is a matter of seconds, and of who writes when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet import error
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+
+from notifier.core.http2 import Limits, Refused
+from notifier.core.http2.breaker import Breaker
+from notifier.edge.http2.pool import Pool, Sizes
+from notifier.edge.http2.protocol import CLOSE_WITHIN, TLS_WITHIN, PushProtocol
+from tests.core.http2.world import ACK, goaway, ok, settings, split
+from tests.edge.http2.world import Told, send
+
+Refusal: Any = error.ConnectionRefusedError
+Dead: Any = Failure
+
+
+class Line(StringTransport):
+    """A TLS transport with nothing behind it."""
+
+    negotiatedProtocol: bytes | None = b"h2"
+
+    def __init__(self, protocol: PushProtocol[Any]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._protocol = protocol
+        self.writes: list[bytes] = []
+        self.aborted = False
+
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+        self.end()
+
+    def end(self) -> None:
+        self._protocol.connectionLost(Dead(Refusal("the line is dead")))
+
+    def requests(self) -> list[int]:
+        return [each.stream for each in split(b"".join(self.writes)) if each.kind == 1]
+
+
+class Place:
+    """An endpoint: each connection is a line in memory, or refused while `down`."""
+
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+        self.down = False
+        self.tried = 0
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        self.tried += 1
+        if self.down:
+            return fail(Refusal("nobody there"))
+        protocol = factory.buildProtocol(None)
+        self.lines.append(Line(protocol))
+        protocol.makeConnection(self.lines[-1])
+        return succeed(protocol)
+
+
+class World:
+    def __init__(self, limits: Limits | None = None, sizes: Sizes | None = None, **more: Any) -> None:
+        self.clock, self.place, self.told = Clock(), Place(), Told()
+        self.pool: Pool[int] = Pool(
+            self.clock, self.place, self.told.extend, limits, sizes, chance=lambda: 1.0, **more
+        )
+
+    def turn(self) -> None:
+        self.clock.advance(0)
+
+    def open(self, line: int = -1, *pairs: tuple[int, int]) -> Line:
+        """The handshake is done and the server's SETTINGS have come."""
+        opened = self.place.lines[line]
+        opened._protocol.handshakeCompleted()
+        opened._protocol.dataReceived(settings(*pairs) + ACK)
+        self.turn()
+        return opened
+
+    def hear(self, line: Line, sent: bytes) -> None:
+        line._protocol.dataReceived(sent)
+        self.turn()
+
+
+def begin(
+    count: int = 1, limits: Limits | None = None, sizes: Sizes | None = None, **more: Any
+) -> tuple[World, Line]:
+    world = World(limits, sizes, **more)
+    send(world.pool, count)
+    world.turn()
+    return world, world.open()
+
+
+# --- One connection -------------------------------------------------------------------------------
+
+
+def test_a_handshake_that_never_ends_is_given_up() -> None:
+    world = World()
+    send(world.pool, 1)
+    world.turn()
+    world.clock.advance(TLS_WITHIN - 0.1)
+    early = world.place.lines[0].aborted
+    world.clock.advance(0.1)
+    assert (early, world.place.lines[0].aborted) == (False, True)
+    assert "no TLS handshake" in world.pool.fault
+
+
+def test_nothing_is_pushed_before_the_server_has_said_how_many_streams_it_takes() -> None:
+    world = World()
+    send(world.pool, 5)
+    world.turn()
+    line = world.place.lines[0]
+    line._protocol.handshakeCompleted()
+    world.turn()
+    said = settings((3, 2)) + ACK
+    world.hear(line, said[:12])
+    assert line.requests() == []
+    world.hear(line, said[12:])
+    assert line.requests() == [1, 3]
+    assert world.pool.waiting == 3
+
+
+def test_all_pushes_of_a_turn_are_one_write() -> None:
+    world, line = begin()
+    world.hear(line, ok(1))
+    line.writes.clear()
+    send(world.pool, 50, 1)
+    world.turn()
+    assert len(line.writes) == 1
+    assert len(line.requests()) == 50
+
+
+def test_a_full_transport_is_not_written_to_and_what_stays_behind_counts_as_unsent() -> None:
+    world, line = begin()
+    world.hear(line, ok(1))
+    line.writes.clear()
+    line._protocol.pauseProducing()
+    send(world.pool, 3, 1)
+    world.turn()
+    assert line.writes == []
+    line._protocol.resumeProducing()
+    assert line.requests() == [3, 5, 7]
+    line._protocol.pauseProducing()
+    send(world.pool, 2, 4)
+    world.turn()
+    line.end()
+    assert world.told.kinds() == {0: "Answered", 1: "Unknown", 2: "Unknown", 3: "Unknown"}
+    assert world.pool.waiting == 2  # they go out again
+
+
+def test_a_deadline_that_comes_before_the_timer_moves_it() -> None:
+    """After a silence the timer stands at the next PING without a push, 15 minutes away."""
+    world, line = begin(1, Limits(ping_within=3.0, answer_within=200.0))
+    world.hear(line, ok(1))
+    world.clock.pump([10.0] * 7)
+    send(world.pool, 1, 1)
+    world.turn()
+    assert [each.kind for each in split(line.writes[-1])] == [6, 1, 0]
+    world.clock.advance(2.9)
+    early = line.disconnecting
+    world.clock.advance(0.1)
+    assert (early, line.disconnecting) == (False, True)
+
+
+def test_a_server_that_does_not_close_is_cut_off() -> None:
+    world, line = begin()
+    world.hear(line, ok(1) + goaway(1))
+    assert line.disconnecting
+    world.clock.advance(CLOSE_WITHIN - 0.1)
+    early = line.aborted
+    world.clock.advance(0.1)
+    assert (early, line.aborted) == (False, True)
+    assert world.pool.connections == 0
+
+
+def test_nothing_is_left_in_the_clock_behind_a_pool_that_has_stopped() -> None:
+    world, line = begin(5, sizes=Sizes(most=1))
+    world.hear(line, ok(1))
+    send(world.pool, 2000, 5)
+    world.turn()
+    stopped = world.pool.stop()
+    before = bool(stopped.called)
+    line.end()
+    assert (before, bool(stopped.called)) == (False, True)
+    assert world.clock.getDelayedCalls() == []
+
+
+def test_nothing_is_left_in_the_clock_behind_a_connection_that_has_ended() -> None:
+    world, line = begin()
+    world.hear(line, ok(1) + goaway(1))
+    line.end()
+    world.clock.advance(30.0)  # what waited in the pool was watched so long
+    assert world.clock.getDelayedCalls() == []
+
+
+def test_a_pool_stops_in_the_middle_of_a_handshake() -> None:
+    world = World()
+    send(world.pool, 1)
+    world.turn()
+    assert world.pool.stop().called
+    assert world.place.lines[0].aborted
+    assert world.clock.getDelayedCalls() == []
+    assert isinstance(world.told[0], Refused)
+
+
+# --- Several --------------------------------------------------------------------------------------
+
+
+def test_one_handshake_at_a_time_and_one_connection_a_second() -> None:
+    world = World(Limits(streams=1), Sizes(most=5, grow_every=1.0))
+    send(world.pool, 20)
+    world.turn()
+    for _ in range(3):
+        world.clock.advance(1.0)
+        send(world.pool, 1, 20 + _)
+        world.turn()
+    assert len(world.place.lines) == 1
+    opened = [world.open()]
+    for second in (2, 3):
+        send(world.pool, 1, 100 + second)
+        world.turn()
+        assert len(world.place.lines) == second
+        opened.append(world.open())
+        world.clock.advance(0.9)
+        assert len(world.place.lines) == second
+        world.clock.advance(0.1)
+    assert [len(line.requests()) for line in opened] == [1, 1, 1]
+
+
+def test_pushes_are_spread_over_connections() -> None:
+    world, first = begin(60, Limits(streams=50), Sizes(most=2, grow_every=0.001))
+    world.clock.advance(0.01)
+    second = world.open()
+    answered = set[tuple[Line, int]]()
+    while len(world.told) < 60:
+        for line in (first, second):
+            for stream in line.requests():
+                if (line, stream) not in answered:
+                    answered.add((line, stream))
+                    world.hear(line, ok(stream))
+    first.writes.clear()
+    second.writes.clear()
+    send(world.pool, 40, 100)
+    world.turn()
+    assert [len(first.requests()), len(second.requests())] == [20, 20]
+
+
+def test_a_connection_without_a_window_gets_no_more() -> None:
+    world, line = begin(1, sizes=Sizes(most=1))
+    world.hear(line, ok(1))
+    send(world.pool, 10, 1, bytes(30_000))
+    world.turn()
+    assert len(line.requests()) == 4  # 65535 bytes hold two of them and a part of the third
+    assert world.pool.waiting == 7
+    assert line._protocol.core.waiting == 0
+
+
+# --- Failures -------------------------------------------------------------------------------------
+
+
+def test_pauses_grow_and_begin_anew_after_a_success() -> None:
+    world = World(Limits(wait_within=1e6), breaker=Breaker(failures=100))
+    world.place.down = True
+    send(world.pool, 1)
+    world.turn()
+    for tried, pause in enumerate((0.5, 1.0, 2.0), 1):
+        assert world.place.tried == tried
+        world.clock.advance(max(pause, 1.0) - 0.001)
+        assert world.place.tried == tried
+        world.clock.advance(0.001)
+    assert world.place.tried == 4
+    world.place.down = False
+    world.clock.advance(4.0)
+    line = world.open()
+    world.hear(line, ok(1))
+    world.place.down = True
+    line.end()
+    send(world.pool, 1, 1)
+    world.clock.advance(1.0)
+    tried = world.place.tried
+    world.clock.advance(1.0)  # not 8 s
+    assert world.place.tried == tried + 1
+
+
+def test_a_success_closes_the_account_of_failures() -> None:
+    world = World(breaker=Breaker(failures=2), sizes=Sizes(grow_every=0.001))
+    for round_ in range(3):
+        world.place.down = True
+        send(world.pool, 1, round_)
+        world.turn()
+        world.clock.advance(0.001)
+        world.place.down = False
+        world.clock.advance(0.5)
+        assert world.pool.accepting
+        line = world.open()
+        world.hear(line, ok(1))
+        line.end()
+    assert set(world.told.kinds().values()) == {"Answered"}
+
+
+@pytest.mark.parametrize("tries", [1, 3])
+def test_the_breaker_refuses_what_waits(tries: int) -> None:
+    world = World(breaker=Breaker(failures=tries, pause=30.0), sizes=Sizes(grow_every=0.001))
+    world.place.down = True
+    send(world.pool, 4)
+    world.turn()
+    for _ in range(tries):
+        world.clock.advance(3.0)
+    assert world.told.kinds() == dict.fromkeys(range(4), "Refused")
+    assert world.place.tried == tries
+    assert not world.pool.accepting
+    world.clock.advance(30.0)
+    assert world.pool.accepting
