@@ -140,31 +140,36 @@ class Hub:
 
     def rang(self, bells: list[Bell]) -> None:
         """One message of the bus: each change goes to its person's sessions, each connection is written to once."""
-        people, touched = self.people, []
+        people, quiet = self.people, self.quiet
+        touched: list[Client] = []
         delivered, stale, now = 0, 0, self.wall()
         accepted: dict[int, int] = {}  # when: how many; a batch shares a few moments
         for bell in bells:
-            here = people.get(bell.user)
+            user = bell.user
+            here = people.get(user)
             if here is None:
                 stale += 1
                 continue
-            notification = bell.record[1] == NOTIFICATION
-            text = b""
+            seq, record = bell.seq, bell.record
+            notification = record[1] == NOTIFICATION
+            text, sent = b"", 0
             for client in here:
                 session = client.session
                 if session.state != LIVE:
                     session.keep(bell)
                     continue
-                heard = session.hear(bell.birth, bell.run, bell.seq, notification)
+                heard = session.hear(bell.birth, bell.run, seq, notification)
                 if heard != SEND:
                     self._set_aside(client, heard)
                     continue
-                text = text or payload.change(bell.seq, bell.record, bell.unread, bell.floor)
+                text = text or payload.change(seq, record, bell.unread, bell.floor)
                 if client.push(text):
                     touched.append(client)
-                if notification and bell.user not in self.quiet:
-                    delivered += 1
-                    accepted[bell.accepted] = accepted.get(bell.accepted, 0) + 1
+                sent += 1
+            if sent and notification and user not in quiet:
+                delivered += sent
+                moment = bell.accepted
+                accepted[moment] = accepted.get(moment, 0) + sent
         for client in touched:
             client.flush()
         for moment, times in accepted.items():
@@ -279,8 +284,9 @@ class Hub:
     def mark(self, mark: Mark) -> None:
         """A person's mark, to be written soon: the newest of a kind counts, ids add up."""
         if mark.kind == "ack":
+            if not self._acks:  # else a call for them is on its way
+                self._later(self._flush_acks, ACK_DELAY)
             self._acks[mark.user] = mark
-            self._later(self._flush_acks, ACK_DELAY)
             return
         self._gather(mark)
         self._later(self._flush_marks, MARK_DELAY)
