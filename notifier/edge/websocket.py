@@ -5,10 +5,10 @@ slotted Connection, and frames are written to the socket at once (docs/performan
 """
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from math import ceil
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import autobahn.twisted.websocket
@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from notifier.config import Limits, WebSocket
 from notifier.core import payload
 from notifier.core import session as sessions
+from notifier.core.canary import is_reserved
 from notifier.core.frames import (
     BINARY,
     CLOSE,
@@ -33,8 +34,9 @@ from notifier.core.frames import (
     text_frame,
 )  # fmt: skip
 from notifier.core.inbox import Mark
+from notifier.core.self_issued import SelfIssued
 from notifier.core.session import Authenticate, Close, Send, Session, Start
-from notifier.core.tokens import Identity, TokenError, Verifier
+from notifier.core.tokens import Identity, Key, TokenError, Verifier
 from notifier.edge.direct import bound_kernel, end_writing, send_now, unsent
 from notifier.edge.hub import Hub
 from notifier.edge.inlet import Inlet
@@ -49,6 +51,7 @@ HANDSHAKE_DRAIN: Final = 1.0  # s that handshakes under way have to end when the
 PING_FRAME: Final = ping_frame()
 SEND_BUFFER: Final = 65_536  # bytes that the kernel holds for one client; Linux doubles this
 KEPT_HEADER: Final = 200  # characters of an X-Forwarded-For that is worth remembering
+VOID_SECONDS: Final = 5.0  # within which those have to go whose key is void
 NEAR: Final = 30  # s: deadlines nearer than this are kept by the second
 
 # Autobahn formats 30 options for a debug line that nobody reads, for every connection: a quarter of the handshake;
@@ -224,9 +227,23 @@ class Connection:
         self.gateway.reap(self)
 
 
+class AutobahnLog(Logger):
+    """Without what a peer can cause: a line for each bad handshake quotes it, and is one for each of a flood."""
+
+    def debug(self, *said: Any, **fields: Any) -> None:
+        pass
+
+    trace = info = debug
+
+    def warn(self, *said: Any, **fields: Any) -> None:
+        if "reason" not in fields:
+            super().warn(*said, **fields)
+
+
 class Handshake(WebSocketServerProtocol):  # type: ignore[misc]
     """Autobahn's side: the HTTP upgrade. Once open, a Connection takes its place on the transport."""
 
+    log = AutobahnLog()
     gateway: "Gateway"
     data: bytes
     peer = ""  # Autobahn's words for log lines; making them costs a twentieth of the handshake
@@ -299,14 +316,28 @@ def _place(params: dict[str, list[str]]) -> "Start | Close | None":
     return sessions.start(epoch, None if after is None else int(after))
 
 
+class Guest(Protocol):
+    """Who came in by a token: a WebSocket, or an event stream."""
+
+    identity: Identity | None
+
+    def close(self, code: int, reason: str) -> None: ...
+
+
+def _signed(guest: Guest, keys: Sequence[Key]) -> bool:
+    """Was the token of this guest signed with one of these keys?"""
+    identity = guest.identity
+    return identity is not None and any(key.is_same(identity.key) for key in keys)
+
+
 class Gateway(WebSocketServerFactory):  # type: ignore[misc]
     """The factory of all WebSockets: who may come in, when they must answer, when they must go."""
 
     def __init__(
-        self, reactor: Any, hub: Hub, verifier: Verifier, settings: WebSocket, limits: Limits, metrics: Metrics,
-        leeway: int = 30, now: Callable[[], float] | None = None,
+        self, reactor: Any, hub: Hub, verifier: Verifier | SelfIssued, settings: WebSocket, limits: Limits,
+        metrics: Metrics, leeway: int = 30, now: Callable[[], float] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(server="notifier", reactor=reactor)
+        super().__init__(server="", reactor=reactor)  # no Server field: it helps nobody
         self.noisy = False  # no line per start and stop of the factory
         self.hub, self.verifier, self.settings, self.limits, self.metrics = (
             hub,
@@ -323,6 +354,7 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         self.inlet = Inlet(reactor)
         self.draining = False
         self.streams = 0  # open event streams: they share the limits (edge/sse.py)
+        self.own = 0  # open connections of our own canaries, which take nobody's place
         self._handshakes: dict[Handshake, float] = {}  # upgrades under way: in order of their deadline
         self._strangers: dict[
             Connection, float
@@ -387,7 +419,7 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
 
     def is_full(self) -> bool:
         """Has this process all the connections that it bears?"""
-        return len(self.open) + len(self._handshakes) + self.streams >= self.limits.connections
+        return len(self.open) - self.own + len(self._handshakes) + self.streams >= self.limits.connections
 
     def count(self, address: str | None, change: int) -> None:
         """An event stream of this address begins (1) or ends (-1)."""
@@ -453,7 +485,11 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
             return True
         if self.settings.origins:
             return origin.lower() in self.settings.origins
-        return urlsplit(origin.lower()).netloc == host.lower()
+        try:
+            site = urlsplit(origin.lower()).netloc
+        except ValueError:
+            return False
+        return site != "" and site == host.lower()  # `null` names no site
 
     def take_over(self, handshake: Handshake, data: bytes) -> None:
         """The upgrade is done: from now on the bytes are ours."""
@@ -518,8 +554,17 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         self._strangers.pop(connection, None)
         connection.session = Session(identity.user, place, self.limits.window)
         connection.reader.limit = self.limits.message_bytes
+        if is_reserved(identity.user):
+            self._exempt(connection)
         self._identify(connection, identity)
         self.hub.add(connection)
+
+    def _exempt(self, connection: Connection) -> None:
+        """A canary of our own: count it no more."""
+        self.own += 1
+        if connection.address is not None:
+            state = self._of_address(connection.address)
+            state[0], state[1], connection.address = state[0] - 1, state[1] + 1, None
 
     def renew(self, connection: Connection, effect: Authenticate) -> None:
         """A new token on an open session: the same person stays."""
@@ -553,6 +598,21 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         connection.identity, connection.issued = identity, identity.issued
         connection.deadline = identity.expires - int(self.settings.reauth_seconds)
         self._watch(connection, int(self.now()))
+
+    def void(self, keys: Sequence[Key], holds: Callable[[Key], bool], streams: Iterable[Guest] = ()) -> None:
+        """These keys are good no more: whom they let in has to go, spread, and comes back with a token of another key.
+
+        `holds`: whether a key is good when it comes to that.
+        """
+        guests: list[Guest] = [*self.open, *streams]
+        found = [each for each in guests if _signed(each, keys)]
+        for at, guest in enumerate(found, 1):
+            self.reactor.callLater(VOID_SECONDS * at / len(found), self._void, guest, keys, holds)
+
+    def _void(self, guest: Guest, keys: Sequence[Key], holds: Callable[[Key], bool]) -> None:
+        # a token of another key may have come meanwhile, or the key again
+        if _signed(guest, [key for key in keys if not holds(key)]):
+            guest.close(sessions.TOKEN_EXPIRED, "the key of this token is void")
 
     # -- time: one tick a second for all connections
 
@@ -663,6 +723,8 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         if connection not in self.open:
             return
         self.open.discard(connection)
+        if connection.identity is not None and is_reserved(connection.identity.user):
+            self.own -= 1
         if connection.address is not None:
             self._of_address(connection.address)[0] -= 1
         self.leave(connection)

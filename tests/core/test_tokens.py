@@ -79,7 +79,11 @@ def outcome(token: str, by: Verifier | None = None, now: float = NOW) -> Reason 
 
 
 def test_a_good_token_names_its_person() -> None:
-    assert verifier().verify(sign(), NOW) == Identity("ana", NOW - 60, NOW + 600, frozenset({"inbox"}))
+    checked = verifier()
+    found = checked.verify(sign(), NOW)
+    assert found == Identity("ana", NOW - 60, NOW + 600, frozenset({"inbox"}), found.key)
+    assert found.key is not None
+    assert checked.holds(found.key)
 
 
 @pytest.mark.parametrize(
@@ -301,6 +305,25 @@ def test_keys_offered_by_the_token_are_not_looked_at() -> None:
     }
     assert outcome(sign(header(**offered), secret=OTHER)) == "signature"
     assert outcome(sign(header(**offered))) is None
+
+
+def test_who_has_let_tokens_in_hears_which_keys_are_gone() -> None:
+    gone: list[list[Key]] = []
+    one, two = (Key(kid, "HS256", lambda _data, _signature: True, b"1") for kid in ("k1", "k2"))
+    again = Key("k1", "HS256", lambda _data, _signature: True, b"1")
+    other = Key("k2", "HS256", lambda _data, _signature: True, b"2")
+    by = verifier(one, two)
+    by.voided = gone.append
+    by.replace([again, two, pinned("k3", "RS256")])
+    assert gone == [], "read once more, and one more"
+    by.replace([again, other])
+    assert [[key.kid for key in keys] for keys in gone] == [["k2", "k3"]]
+    assert (by.holds(one), by.holds(two), by.holds(other)) == (True, False, True)
+    with pytest.raises(ValueError, match="two keys"):
+        by.replace([again, one, again])
+    assert len(gone) == 1, "a refused set changes nothing"
+    by.replace([])
+    assert [key.kid for key in gone[-1]] == ["k1", "k2"]
 
 
 def test_keys_can_be_replaced_while_running() -> None:
