@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# A page port and a data folder for the demo; arguments for pytest and for the benches.
+# For the demo: a port for its page, a data folder, origins of other pages. Arguments for pytest and for the benches.
 PORT   ?=
 DATA   ?=
+ORIGIN ?=
 ARGS   ?=
 
 .DEFAULT_GOAL := help
@@ -13,7 +14,8 @@ ARGS   ?=
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make demo        start everything and leave it running; PORT=8000 fixes the page, DATA=folder keeps the data'
+	@echo 'make demo        start everything and leave it running; PORT=8000 fixes the page, DATA=folder keeps the data,'
+	@echo '                 ORIGIN=http://localhost:5173 lets a page of yours connect (several: ORIGIN="... ...")'
 	@echo 'make test        ruff, mypy and every test but the long ones; ARGS="-k name" chooses'
 	@echo 'make lint        ruff and mypy alone'
 	@echo 'make campaign    the long tests: chaos, soak, outages'
@@ -23,7 +25,8 @@ help:
 
 # exec: a signal meant for the demo reaches the demo. stdin may be closed: then every program gets an empty one.
 demo: $(VENV)/.embedded
-	@exec $(BIN)/notifier demo $(if $(PORT),--port '$(PORT)') $(if $(DATA),--data '$(DATA)') </dev/null
+	@exec $(BIN)/notifier demo $(if $(PORT),--port '$(PORT)') $(if $(DATA),--data '$(DATA)') \
+	  $(foreach origin,$(ORIGIN),--origin '$(origin)') </dev/null
 
 test: lint
 	$(BIN)/python -m pytest $(ARGS) </dev/null

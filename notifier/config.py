@@ -204,7 +204,7 @@ class Redis(Struct, frozen=True, forbid_unknown_fields=True):
 
     url: Annotated[_RedisUrl, Meta(description="Server that holds all state; rediss:// speaks TLS; port 6379 and database 0 may be left out.")] = "redis://127.0.0.1:6379/0"
     username: Annotated[_Text | None, Meta(description="ACL user to log in as; without it the password is that of the default user.", examples=["notifier"])] = None
-    password_file: Annotated[_File | None, Meta(description="File that holds the password, alone.", examples=["redis.password"])] = None
+    password_file: Annotated[_File | None, Meta(description="File that holds the password, alone; one that other users can open is refused.", examples=["redis.password"])] = None
     ca_file: Annotated[_File | None, Meta(description="PEM certificates to trust for rediss://, in place of those of the system.", examples=["redis-ca.pem"])] = None
     shards: Annotated[int, Meta(ge=1, le=64, description="Parts that the people are divided into; fixed when the state is first set up.")] = 1
     timeout_seconds: Annotated[float, Meta(ge=0.1, le=60, description="Deadline of every call, in seconds.")] = 5.0
@@ -371,7 +371,26 @@ class _Rule(NamedTuple):
 
 
 def _two_ports(one: str, two: str) -> bool:
-    return one != two or re.match(r"tcp:(port=)?0(:|$)", one) is not None  # port 0: a free port for each
+    """Can both be listened at? Of TCP the port counts; without an interface it is taken on all of them."""
+    (port, host), (other_port, other_host) = _tcp(one), _tcp(two)
+    if not port or not other_port:
+        return one != two
+    same = port == other_port and (host == other_host or _EVERYWHERE & {host, other_host})
+    return port == "0" or not same  # port 0: a free port for each
+
+
+_EVERYWHERE = {"", "0.0.0.0", "::"}  # noqa: S104
+
+
+def _tcp(endpoint: str) -> tuple[str, str]:
+    """(port, interface) of a TCP or TLS endpoint; without a port for every other kind."""
+    kind, *parts = re.split(r"(?<!\\):", endpoint)
+    if kind not in ("tcp", "tcp6", "ssl"):
+        return "", ""
+    named = dict(part.split("=", 1) for part in parts if "=" in part)
+    plain = [part for part in parts if "=" not in part]
+    port = named.get("port", plain[0] if plain else "")
+    return port.lstrip("0") or (port and "0"), named.get("interface", "").replace("\\:", ":")
 
 
 _RULES = (
@@ -389,6 +408,9 @@ _RULES = (
     _Rule("api.listen", "must be different from {}", "websocket.listen", _two_ports, "each listener needs its own address"),
     _Rule("admin.listen", "must be different from {}", "websocket.listen", _two_ports, "each listener needs its own address"),
     _Rule("admin.listen", "must be different from {}", "api.listen", _two_ports, "each listener needs its own address"),
+    _Rule("api.events_bytes", "must be at least {}", "events.max_bytes", operator.ge, "one event has to fit into a request"),
+    _Rule("limits.unsent_bytes", "must be at least four times {}", "events.max_bytes", lambda unsent, event: unsent >= 4 * event,
+          "a client that is sent its history must not be slow by that alone"),
     _Rule("limits.unauthenticated_bytes", "must be at most {}", "limits.message_bytes", operator.le,
           "a stranger gets no more room than a client"),
     _Rule("inbox.page", "must be at most {}", "limits.window", operator.le,

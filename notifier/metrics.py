@@ -196,6 +196,7 @@ class Metrics:
     slow_clients: Annotated[int, Counter("Connections closed because the client was too slow.")]
     bells: Annotated[int, Counter("Bell messages heard.")]
     bells_stale: Annotated[int, Counter("Bell messages dropped: late, or for nobody connected here.")]
+    bells_malformed: Annotated[int, Counter("Bells that cannot be read, or messages of them.")]
     refreshes: Annotated[int, Counter("Persons compared with Redis by the refresh sweep.")]
     # The HTTP API
     api_requests: Annotated[

@@ -63,7 +63,10 @@ class Letter(Struct, frozen=True, array_like=True):
 
 
 class Depth(Struct, frozen=True, gc=False):
-    """How much lies in a stream: entries, how old the oldest is (s), and when it was accepted (ms, 0 = none)."""
+    """How much lies in a stream: entries, how old the oldest is (s), and when it was accepted (ms).
+
+    `accepted` of an empty stream is the moment of the look: whatever comes after it is younger.
+    """
 
     entries: int
     oldest: float

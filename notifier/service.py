@@ -9,7 +9,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +24,7 @@ from notifier.config import Config, ConfigError, load
 from notifier.core import keys
 from notifier.core.backlog import BURIALS, Backlog
 from notifier.core.intake import Intake
+from notifier.core.self_issued import SelfIssued
 from notifier.core.tokens import REASONS as TOKEN_REASONS
 from notifier.core.tokens import Key, Verifier
 from notifier.edge import keyring, logs, openapi, routes
@@ -34,9 +35,10 @@ from notifier.edge.canary import Canary
 from notifier.edge.events_api import Publisher
 from notifier.edge.hub import Hub
 from notifier.edge.jwks import Keys
-from notifier.edge.listen import endpoint
+from notifier.edge.listen import endpoint, kind_of, take_waiting
 from notifier.edge.loop import Loop, share
 from notifier.edge.minder import Minder
+from notifier.edge.nest import Entrance
 from notifier.edge.notify import Systemd
 from notifier.edge.redis import Address, Connection, ReplyError, Subscription
 from notifier.edge.reload import Reload, read_keys
@@ -58,6 +60,8 @@ HANDSHAKE_REJECTS: Final = (
 SETUP_VERSION: Final = 1
 RETRY: Final = 1.0
 STUCK: Final = 10.0  # s without a step of a reader: /readyz says so, and systemd's watchdog is no longer fed
+LAST_CALLS: Final = 1.0  # s that a stop has for Redis when draining has taken all its time
+LAST_SECONDS: Final = 10.0  # that a stop may take beyond drain.timeout_seconds, until it counts as hung
 FIRST_CANARY: Final = 2.0  # s that a start waits for the first canary
 STARTED: Final = "notifier is ready"
 
@@ -175,10 +179,11 @@ class House(Service):
             page=config.inbox.page, per_user=config.limits.per_user,
             refresh_seconds=config.websocket.refresh_seconds, spread_seconds=config.websocket.resync_spread_seconds,
         )  # fmt: skip
+        own = SelfIssued(secrets.token_bytes(32), self.verifier)
         self.gateway = Gateway(
             self.reactor,
             self.hub,
-            self.verifier,
+            own,
             config.websocket,
             config.limits,
             metrics,
@@ -186,18 +191,27 @@ class House(Service):
             time.time,
         )
         self.streams = Streams(self.gateway)
+        self.verifier.voided = lambda gone: self.gateway.void(gone, self.verifier.holds, self.streams.open)
         self.api = api_site(
             self.reactor, self.inbox, self.verifier, config, metrics,
             publisher=Publisher(self.calls, self._intake(), metrics, config.redis.shards), streams=self.streams,
             document=openapi.encoded(config), address=self.gateway.address,
         )  # fmt: skip
-        metrics.watch("connections", lambda: len(self.gateway.open))
+        self.entrance = Entrance(
+            self.reactor,
+            self.gateway,
+            own,
+            config.websocket.listen,
+            lambda: self._ports["websocket"].getHost(),
+        )
+        metrics.watch("connections", lambda: len(self.gateway.open) - self.gateway.own)
         metrics.watch("sessions", lambda: self.hub.count - self.canary.sessions)
         metrics.watch("jwks_keys", lambda: self.jwks.count if self.jwks else 0)
         metrics.watch("jwks_age_seconds", lambda: self.jwks.age() if self.jwks else 0)
         self.canary = Canary(
             self.reactor, self.calls, self.hub, metrics, config.redis.shards, config.events.types[0],
             config.admin.canary_seconds, lambda: self.slot.name, self.incarnation, self._listening,
+            self.entrance.open,
         )  # fmt: skip
         self.parts: dict[str, Callable[[], tuple[bool, str]]] = {
             "state": lambda: (self.state == "ready", self.state),
@@ -225,7 +239,7 @@ class House(Service):
         self.gateway.fetches_keys = self.jwks is not None
 
     def _adopt(self, config: Config, found: Sequence[Key]) -> None:
-        """Use other keys and limits. Open sockets stay: their tokens were good when they came."""
+        """Use other keys and limits. Open sockets stay, but for those whose key is void now."""
         tokens = config.tokens
         self.verifier.demand(
             tokens.audience, tokens.issuer, tokens.max_life_hours * 3600, int(tokens.leeway_seconds)
@@ -393,7 +407,9 @@ class House(Service):
         """Only while the readers turn. A failing Redis is no reason to be restarted: they turn, and say so."""
         if self.systemd.watchdog_seconds is None or self.state != "ready":
             return
-        if all(self.reactor.seconds() - loop.turned < STUCK for loop in self.loops):
+        # While Redis hangs they turn once for each deadline of a call.
+        patience = max(STUCK, 2 * self.config.redis.timeout_seconds)
+        if all(self.reactor.seconds() - loop.turned < patience for loop in self.loops):
             self.systemd.watchdog()
         self.reactor.callLater(self.systemd.watchdog_seconds / 3, self._feed_watchdog)
 
@@ -402,6 +418,7 @@ class House(Service):
         return getattr(self._ports[name].getHost(), "port", None)
 
     async def _listen(self, name: str, description: str, factory: Any) -> None:
+        factory.noisy = False  # Twisted would log a line for each start and stop of it
         try:
             self._ports[name] = await endpoint(self.reactor, description).listen(factory)
         except Exception as error:
@@ -444,7 +461,10 @@ class House(Service):
     async def _stop(self) -> None:
         """New connections first, then those there are, then the streams; the leases are given back last."""
         was_ready, self.state = self.state == "ready", "stopping"
+        self._stop_by = self.reactor.seconds() + self.config.drain.timeout_seconds
         self.systemd.stopping("draining")
+        # The unit's TimeoutStopSec= does not know how long this configuration drains.
+        self.systemd.extend(self.config.drain.timeout_seconds + LAST_SECONDS)
         for number in (signal.SIGTERM, signal.SIGINT):
             on_signal(self.reactor, number, partial(_at_once, number))
         if self._starting is not None:
@@ -453,45 +473,48 @@ class House(Service):
         self.canary.stop()
         if was_ready:
             await self._drain()
-        await self._stop_loops()
+        await self._in_time(self._stop_loops(), "readers did not stop in time")
         self.minder.stop()
         if self.jwks is not None:
             self.jwks.stop()
         self.gateway.stop()
         self.streams.stop()
         self.hub.stop()
-        try:
-            await self.slot.give()
-        except (Unavailable, ReplyError):
-            log.info("slot not given back, it will expire")
+        await self._in_time(self.slot.give(), "slot not given back, it will expire")
         await self._stop_listening("admin")
         for connection in (self.subscription, self.doorbell, self.reads, self.calls):
             await connection.stop()
         log.info("notifier has stopped")
 
     async def _stop_loops(self) -> None:
-        """All at once, and not for ever: with Redis away each of them waits for its own deadline."""
         for loop in self.loops:
             loop.halt()
         stops = [Deferred.fromCoroutine(loop.stop()) for loop in self.loops]
-        ended = gatherResults(stops, consumeErrors=True)
-        ended.addTimeout(self.config.drain.timeout_seconds, self.reactor)
+        await gatherResults(stops, consumeErrors=True)
+
+    async def _in_time(self, work: Coroutine[Any, Any, Any], otherwise: str) -> None:
+        """Not for ever: with Redis away each call waits for its own deadline. Leases and names expire by themselves."""
+        ended = Deferred.fromCoroutine(work)
+        ended.addTimeout(max(LAST_CALLS, self._stop_by - self.reactor.seconds()), self.reactor)
         try:
             await ended
-        except Exception as error:  # the leases expire by themselves
-            log.warn("readers did not stop in time: {error}", error=str(error))
+        except Exception as error:
+            log.warn("{otherwise}: {error}", otherwise=otherwise, error=str(error))
 
     async def _stop_listening(self, *names: str) -> None:
         """Of a socket that systemd shares only our descriptor is closed: who connects now waits, or has a sibling."""
         for name in names:
             if name in self._ports:
+                if kind_of(getattr(self.config, name).listen) != "systemd":
+                    take_waiting(self._ports[name])
                 await self._ports[name].stopListening()
 
     async def _drain(self) -> None:
         drain = self.config.drain
         self.gateway.drain(drain.seconds)
+        self.api.drain(drain.seconds)
         until = self.reactor.seconds() + drain.timeout_seconds
-        while (self.gateway.busy or self.streams.open) and self.reactor.seconds() < until:
+        while (self.gateway.busy or self.streams.open or self.api.busy) and self.reactor.seconds() < until:
             await deferLater(self.reactor, 0.05, _nothing)
         for connection in list(self.gateway.open):
             connection.transport.abortConnection()

@@ -329,10 +329,12 @@ def test_an_active_reader_of_a_stream_has_seen(streaming: tuple[StreamServer, Pr
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>test</title><script type="module">
 import {Notifier} from "/notifier.js";
-const person = new URLSearchParams(location.search).get("person");
+const query = new URLSearchParams(location.search);
+const person = query.get("person");
+window.looking = false;
 const notifier = window.notifier = new Notifier({
   websocket: `ws://${location.host}/v1/websocket`, token: () => `token of ${person}`, person,
-  timing: {first: 20, most: 50},
+  timing: {first: 20, most: 50}, active: query.has("asked") ? () => window.looking : null,
 });
 window.news = [];
 notifier.addEventListener("notification", ({detail}) => window.news.push(detail.id));
@@ -469,6 +471,38 @@ def test_only_input_makes_an_ack_active_also_in_another_tab(site: FakeServer, ta
     first.until("notifier.active", False)
 
 
+def test_input_is_nothing_where_the_page_itself_says_whether_somebody_looks(
+    site: FakeServer, tab: Open
+) -> None:
+    first = tab("7&asked")
+    link = accepted(site)
+    say(link, ready(1), row(1, "a"), upto(1))
+    second = tab("7&asked")
+    second.until("window.notifier?.state", "live")
+    second.move()
+    second.run("notifier.look()")
+    say(link, row(2, "b"))
+    first.until("rows()", "b,a")
+    while heard(link, "ack")["seq"] < 2:  # they come in order: what the move said would have come before
+        pass
+    assert [ack.get("active") for ack in link.acks] == [None] * len(link.acks)
+    second.run("window.looking = true; notifier.look()")
+    assert heard(link, "ack") == {"type": "ack", "seq": 2, "active": True}
+    second.run("window.looking = false; notifier.look()")
+    first.until("notifier.active", False)
+
+
+def test_when_the_network_goes_the_line_is_asked_at_once(site: FakeServer, tab: Open) -> None:
+    one = tab("7")
+    link = accepted(site)
+    say(link, ready(0), upto(0))
+    one.until("notifier.state", "live")
+    one.run("dispatchEvent(new Event('offline'))")
+    assert heard(link, "ping") == {"type": "ping"}
+    say(link, {"type": "pong"})
+    assert one.run("notifier.state") == "live"
+
+
 def test_a_stopped_client_starts_again_from_any_tab(site: FakeServer, tab: Open) -> None:
     first = tab("7")
     link = accepted(site)
@@ -492,15 +526,14 @@ def code(language: str) -> str:
 
 
 def test_the_page_in_the_documentation_works(browser: Browser) -> None:
-    page = code("html").replace(
-        '"wss://push.example.com/v1/websocket"', "`ws://${location.host}/v1/websocket`"
-    )
-    pages = {
-        "/": ("text/html", page),
-        "/notifier.js": ("text/javascript", NOTIFIER_JS.read_text()),
-        "/notifier-token": ("text/plain", "a.b.c"),
-    }
+    """On a server that plays what a demo seldom sees; tests/page runs it on the demo."""
+    page = code("html").replace("http://127.0.0.1:8000/", "/")
+    pages = {"/": ("text/html", page), "/notifier.js": ("text/javascript", NOTIFIER_JS.read_text())}
     with FakeServer(pages) as site:
+        pages["/token"] = (
+            "application/json",
+            json.dumps({"token": "a.b.c", "websocket": site.url, "api": site.url}),
+        )
         tab = browser.open(site.url.replace("ws:", "http:").removesuffix("v1/websocket"))
         link = accepted(site, token="a.b.c", after=0)
         evil = {**row(1, "a", unread=2), "actors": [{"id": "42", "name": "<i>eve"}], "text": "<b id=evil>hi"}

@@ -548,6 +548,11 @@ BROKEN: dict[tuple[str, str], Mapping[str, str]] = {
     ("api.listen", "websocket.listen"): {"API__LISTEN": "tcp:8081:interface=127.0.0.1"},
     ("admin.listen", "websocket.listen"): {"ADMIN__LISTEN": "tcp:8081:interface=127.0.0.1"},
     ("admin.listen", "api.listen"): {"ADMIN__LISTEN": "tcp:8082:interface=127.0.0.1"},
+    ("api.events_bytes", "events.max_bytes"): {"API__EVENTS_BYTES": "16383"},
+    ("limits.unsent_bytes", "events.max_bytes"): {
+        "EVENTS__MAX_BYTES": "16385",
+        "LIMITS__UNSENT_BYTES": "65536",
+    },
     ("limits.unauthenticated_bytes", "limits.message_bytes"): {"LIMITS__UNAUTHENTICATED_BYTES": "16385"},
     ("inbox.page", "limits.window"): {"INBOX__PAGE": "101", "LIMITS__WINDOW": "100"},
     ("drain.seconds", "drain.timeout_seconds"): {"DRAIN__SECONDS": "30.5"},
@@ -557,6 +562,8 @@ KEPT = {
     "FANOUT__LEASE_SECONDS": "0.6",
     "FANOUT__CLAIM_SECONDS": "0.6",
     "WEBSOCKET__PONG_SECONDS": "24",
+    "API__EVENTS_BYTES": "16384",
+    "LIMITS__UNSENT_BYTES": "65536",
     "LIMITS__UNAUTHENTICATED_BYTES": "16384",
     "INBOX__PAGE": "100",
     "LIMITS__WINDOW": "100",
@@ -610,6 +617,34 @@ def test_a_faulty_setting_is_not_compared(faults: Check) -> None:
 def test_listeners_may_all_take_a_free_port(read: Callable[..., Config], listen: str) -> None:
     names = ("WEBSOCKET", "API", "ADMIN")
     assert read(**{f"NOTIFIER_{name}__LISTEN": listen for name in names}).api.listen == listen
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "both"),
+    [
+        ("tcp:8081", "tcp:8081:interface=127.0.0.1", False),
+        ("tcp:8081:interface=127.0.0.1", "tcp:port=8081:interface=0.0.0.0", False),
+        ("tcp:08081:interface=127.0.0.1", "ssl:8081:interface=127.0.0.1:privateKey=a.pem", False),
+        ("tcp6:8081:interface=\\:\\:1", "tcp:8081:interface=\\:\\:1", False),
+        ("tcp6:8081:interface=\\:\\:", "tcp:8081:interface=127.0.0.1", False),
+        ("systemd:domain=INET:name=a", "systemd:domain=INET:name=a", False),
+        ("unix:/run/a", "unix:/run/a", False),
+        ("tcp:8081:interface=127.0.0.1", "tcp:8081:interface=127.0.0.2", True),
+        ("tcp:8081", "tcp:8082", True),
+        ("tcp:00", "tcp:0", True),
+        ("systemd:domain=INET:name=a", "systemd:domain=INET:name=b", True),
+        ("unix:/run/8081", "tcp:8081", True),
+        ("haproxy:tcp:8081", "tcp:8081", True),
+    ],
+)
+def test_two_listeners_at_one_address(
+    read: Callable[..., Config], faults: Check, one: str, two: str, both: bool
+) -> None:
+    given = {"NOTIFIER_WEBSOCKET__LISTEN": one, "NOTIFIER_API__LISTEN": two}
+    if both:
+        assert read(**given).api.listen == two
+    else:
+        assert list(faults(**given)) == ["NOTIFIER_API__LISTEN"]
 
 
 # --- Anything ----------------------------------------------------------------------------------------

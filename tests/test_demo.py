@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import stat
@@ -22,8 +24,9 @@ import pytest
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, Request, TextMessage
 
+from notifier.cli.page_server import FILES
 from notifier.edge.embedded import HOST, EmbeddedServer
-from tests.servers import Valkey
+from tests.servers import Valkey, missing
 
 NOTIFIER = (sys.executable, "-c", "from notifier.cli.main import main; main()")
 PARTS = {
@@ -153,11 +156,14 @@ def redis(url: str, *command: str) -> Any:
 class Socket:
     """A WebSocket client that speaks JSON."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, origin: str = "") -> None:
         parts = urlsplit(url)
         self._link = socket.create_connection((parts.hostname, parts.port), timeout=5)
         self._protocol = WSConnection(ConnectionType.CLIENT)
-        asked = Request(host=parts.netloc, target=parts.path, subprotocols=["notifier.v1"])
+        headers = [(b"Origin", origin.encode())] if origin else []
+        asked = Request(
+            host=parts.netloc, target=parts.path, subprotocols=["notifier.v1"], extra_headers=headers
+        )
         self._link.sendall(self._protocol.send(asked))
         self._messages = self._read()
 
@@ -255,14 +261,17 @@ def test_the_page_mints_tokens_that_work(shared: Running) -> None:
 def test_the_page_is_self_contained_and_holds_no_key(shared: Running) -> None:
     page = shared.ready()["page"]
     texts = []
-    for path in ("", "page.css", "page.js"):
-        status, fields, text = ask(page + path)
-        assert status == 200
+    for path in FILES:
+        status, fields, text = ask(page + path[1:])
+        assert status == 200, path
         assert "'unsafe" not in fields["Content-Security-Policy"]
         assert fields["X-Content-Type-Options"] == "nosniff"
         assert "Server" not in fields
         texts.append(text)
     html = texts[0]
+    assert {name for text in texts for name in re.findall(r'from "\./(.*?)"', text)} <= {
+        name[1:] for name in FILES
+    }
     assert html.count("<script") == html.count('<script type="module" src="/page.js"></script>') == 1
     assert "<style" not in html
     assert "style=" not in html
@@ -294,6 +303,8 @@ REFUSED = [
     (400, "POST", "publish", b"\xff", AS_JSON),
     (400, "POST", "publish", "", AS_JSON),
     (413, "POST", "publish", "x" * 16_385, AS_JSON),
+    (422, "POST", "publish", "{}", AS_JSON),
+    (422, "POST", "publish", json.dumps({**LIKE, "type": "poke"}), AS_JSON),
 ]
 
 
@@ -313,6 +324,87 @@ def test_an_own_request_names_its_origin(shared: Running) -> None:
     assert ask(page + "publish", "POST", EVENT, **AS_JSON, **own)[0] == 202
     by_name = f"localhost:{urlsplit(page).port}"
     assert ask(page + "token?user=7", Host=by_name, Origin=f"http://{by_name}")[0] == 200
+
+
+def test_an_event_that_would_be_buried_is_refused_with_the_reason(shared: Running) -> None:
+    page = shared.ready()["page"]
+    status, fields, said = ask(page + "publish", "POST", json.dumps({**LIKE, "to": ["a b"]}), **AS_JSON)
+    assert (status, fields["Content-Type"]) == (422, "application/problem+json")
+    assert json.loads(said)["detail"].startswith("schema: ")
+    assert "to" in json.loads(said)["detail"]
+
+
+def test_the_page_runs_on_the_client_that_everybody_takes(shared: Running) -> None:
+    source = Path(__file__).parent.parent / "clients" / "js" / "notifier.js"
+    assert ask(shared.ready()["page"] + "notifier.js")[2] == source.read_text(encoding="utf-8")
+
+
+# -- pages of other origins
+
+
+def test_a_page_of_a_named_origin_gets_tokens_and_is_let_in(tmp_path: Path) -> None:
+    guests = ["http://localhost:5173", "https://x.example"]
+    given = ["--origin", "HTTP://localhost:5173/", "--origin", guests[1] + ":443"]
+    with demo(tmp_path, *given) as running:
+        endpoints = running.ready()
+        assert f"for pages of {', '.join(guests)}" in running.out
+        for guest in guests:
+            asked = {"Origin": guest, "Sec_Fetch_Site": "cross-site"}
+            status, fields, said = ask(endpoints["page"] + "token?user=7", **asked)
+            assert (status, fields["Access-Control-Allow-Origin"]) == (200, guest)
+            assert fields["Vary"] == "Origin"
+            bearer = {"Authorization": f"Bearer {json.loads(said)['token']}", "Origin": guest}
+            status, fields, _ = ask(f"{endpoints['api']}/v1/inbox", **bearer)
+            assert (status, fields["Access-Control-Allow-Origin"]) == (200, guest)
+            # What is wrong is told to the page, too.
+            status, fields, said = ask(endpoints["page"] + "token?user=a%20b", **asked)
+            assert (status, fields["Access-Control-Allow-Origin"]) == (400, guest)
+            # Tokens are all they get: events come from programs that hold more than a token.
+            assert ask(endpoints["page"] + "publish", "POST", EVENT, **AS_JSON, **asked)[0] == 403
+            assert ask(endpoints["page"] + "page.js", **asked)[0] == 403
+            with Socket(endpoints["websocket"], guest) as client:
+                client.send(type="auth", token=bearer["Authorization"][7:], after=0)
+                client.hear("upto")
+        status, fields, said = ask(endpoints["page"] + "token?user=7", Origin="http://localhost:5174")
+        assert (status, "Access-Control-Allow-Origin" in fields) == (403, False)
+        assert "--origin http://localhost:5174" in json.loads(said)["detail"]
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "*",
+        "null",
+        "localhost:5173",
+        "http://",
+        "http://a/b",
+        "http://u@a",
+        "ftp://a",
+        "http://[::1",
+        "http://a:x",
+    ],
+)
+def test_what_is_no_origin_is_refused_before_anything_starts(tmp_path: Path, origin: str) -> None:
+    said = cli(tmp_path, "demo", "--origin", origin)
+    assert (said.returncode, said.stdout) == (2, "")
+    assert "is no origin" in said.stderr
+    assert "http://localhost:5173" in said.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_make_passes_the_origins_on() -> None:
+    make = shutil.which("make")
+    if make is None:
+        missing("make", "not in PATH")
+    words = ["-n", "demo", "PORT=8000", "ORIGIN=http://localhost:5173 http://localhost:8001"]
+    said = subprocess.run(
+        [str(make), *words], cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True
+    ).stdout
+    line = " ".join(said.replace("\\\n", " ").split())
+    assert line.endswith(
+        "exec .venv/bin/notifier demo --port '8000' --origin 'http://localhost:5173' "
+        "--origin 'http://localhost:8001' </dev/null"
+    )
 
 
 def test_a_second_demo_on_the_same_folder_is_refused(shared: Running, tmp_path: Path) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import configparser
+import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = ("notifier", "webapp", "twisted", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+SHIPPED = ("notifier", "clients", "webapp", "twisted", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 NAME = "Real-time notification server"
 
 
@@ -65,7 +68,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in SHIPPED:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, copy / name, ignore=left_over)
+            shutil.copytree(source, copy / name, ignore=left_over, symlinks=True)
         elif source.exists():
             shutil.copy(source, copy / name)
     return copy
@@ -152,6 +155,34 @@ def test_the_installed_files_are_found(place: Place) -> None:
         "print(any(f.name.endswith('.lua') for f in n.joinpath('edge/lua').iterdir()))"
     )
     assert place.run("python", "-c", code).split() == ["0.1.0", "True", "True"]
+
+
+def test_the_page_has_the_client_of_the_checkout(place: Place) -> None:
+    """There is one notifier.js: in the checkout a link leads to it, a wheel holds the file itself."""
+    code = (
+        "import hashlib; from importlib.resources import files;"
+        "from notifier.cli.page_server import FILES;"
+        "n = files('notifier.cli') / 'page'; print(all((n / f).is_file() for f, _ in FILES.values()));"
+        "print(hashlib.sha256((n / 'notifier.js').read_bytes()).hexdigest())"
+    )
+    client = (ROOT / "clients/js/notifier.js").read_bytes()
+    assert place.run("python", "-c", code).split() == ["True", hashlib.sha256(client).hexdigest()]
+
+
+def test_the_wheel_links_to_nothing(wheel: Path) -> None:
+    kinds = {stat.S_IFMT(entry.external_attr >> 16) for entry in zipfile.ZipFile(wheel).infolist()}
+    assert kinds <= {0, stat.S_IFREG}
+
+
+def test_a_source_distribution_holds_the_client_itself(
+    dependencies: Place, checkout: Path, tmp_path: Path
+) -> None:
+    """Outside a checkout a link would lead nowhere."""
+    code = "from setuptools.build_meta import build_sdist; import sys; build_sdist(sys.argv[1])"
+    Place(dependencies.venv, checkout, {}).run("python", "-c", code, tmp_path)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        (found,) = (entry for entry in archive if entry.name.endswith("/page/notifier.js"))
+        assert found.isreg()
 
 
 def test_the_wheel_holds_what_is_in_the_checkout(wheel: Path, checkout: Path) -> None:

@@ -11,7 +11,8 @@ from twisted.internet.defer import succeed
 
 from notifier.core import keys
 from notifier.core.backlog import Backlog
-from notifier.core.intake import REASONS, Intake
+from notifier.core.intake import REASONS, Intake, Rejected
+from notifier.core.model import Event
 from notifier.edge.memory import MemoryLog, MemoryShards
 from notifier.edge.memory_state import ItemError, MemoryServer
 from notifier.edge.store import Rules
@@ -242,3 +243,32 @@ def test_a_router_spreads_people_over_shards_and_marks_absorb_its_repeats(
 
 def _killed(*_: object) -> Awaitable[None]:
     raise Unavailable("killed between append and ack")
+
+
+class Spoiled(Intake):
+    """Has a bug that one actor brings out."""
+
+    def decode(self, raw: bytes, entry_id: str) -> Event | Rejected:
+        if b'"boom"' in raw:
+            raise KeyError("boom")
+        return super().decode(raw, entry_id)
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_an_entry_that_brings_out_a_bug_is_buried_and_the_others_go_on(shards: int) -> None:
+    house = House(shards=shards)
+    house.intake = lambda: Spoiled(("like",), house.rules.window, 300_000, 16_384, 1000)  # type: ignore[method-assign]
+    house.append("u")
+    bad = house.append("u", "v", actor="boom")
+    house.append("u", "w")
+    first = house.router() if shards > 1 else house.fanout()
+    turn(first)
+    assert house.left() == 0
+    assert house.letters() == ["bug"]
+    ((letter,),) = house.server.letters.values()
+    assert (letter.entry, letter.detail) == (bad, "KeyError: 'boom'")
+    assert b'"boom"' in letter.raw
+    assert house.metrics.dead_letters["bug"] == 1
+    for shard in range(shards if shards > 1 else 0):
+        turn(house.fanout(shard=shard))
+    assert (len(house.rows("u")), house.rows("v"), len(house.rows("w"))) == (2, [], 1)

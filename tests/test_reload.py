@@ -67,16 +67,70 @@ def admitted(daemon: Daemon, bearer: str) -> bool:
 
 
 def test_other_keys(daemon: Daemon) -> None:
+    assert not admitted(daemon, signed("bo"))
+    other_key(daemon)
+    reload(daemon, "reloaded: 1 token keys")
+    assert admitted(daemon, signed("bo"))
+    assert not admitted(daemon, token("bo")), "the old key is void"
+    assert daemon.metrics()['reloads_total{result="done"}'] == 1
+
+
+def add_key(daemon: Daemon) -> None:
+    """The other key, beside the one that was there."""
+    text = daemon.config.read_text()
+    other_key(daemon)
+    added = daemon.config.read_text().partition("[[tokens.keys]]")[2]
+    daemon.config.write_text(f"{text}[[tokens.keys]]{added}")
+
+
+def test_sockets_whose_key_is_gone_are_closed_and_no_others(daemon: Daemon) -> None:
+    before = daemon.config.read_text()
+    add_key(daemon)
+    reload(daemon, "reloaded: 2 token keys")
+    port = daemon.port("websocket")
+    with Socket(port) as old, Socket(port) as new, Socket(port) as renewed:
+        old.send(auth(signed("old")))
+        new.send(auth(token("new")))
+        renewed.send(auth(signed("renewed")))
+        for client in (old, new, renewed):
+            client.until("ready")
+        reload(daemon, "reloaded: 2 token keys")  # read once more, both are what they were
+        renewed.send(auth(token("renewed")))
+        daemon.config.write_text(before)
+        reload(daemon, "reloaded: 1 token keys")
+        assert (old.closing(15).code, old.closing().code) == (4001, 1006)
+        for client in (new, renewed):
+            client.send({"type": "ping"})
+            client.until("pong")
+        assert daemon.metrics()['closes_total{code="4001"}'] == 1
+
+
+def test_an_event_stream_whose_key_is_gone_ends(daemon: Daemon) -> None:
+    before = daemon.config.read_text()
+    add_key(daemon)
+    reload(daemon, "reloaded: 2 token keys")
+    with socket.create_connection(("127.0.0.1", daemon.port("api")), 15) as stream:
+        bearer = signed("streaming")
+        stream.sendall(
+            f"GET /v1/stream HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {bearer}\r\n\r\n".encode()
+        )
+        held = b""
+        while b'"ready"' not in held:
+            held += stream.recv(4096)
+        daemon.config.write_text(before)
+        reload(daemon, "reloaded: 1 token keys")
+        while more := stream.recv(4096):
+            held += more
+    assert b'"code":4001' in held, "it is told why, and then ended"
+
+
+def test_another_key_under_the_same_name_is_another_key(daemon: Daemon) -> None:
     with Socket(daemon.port("websocket")) as here:
         here.auth("ana")
-        assert not admitted(daemon, signed("bo"))
-        other_key(daemon)
+        other_key(daemon, "tests")
         reload(daemon, "reloaded: 1 token keys")
-        assert admitted(daemon, signed("bo"))
-        assert not admitted(daemon, token("bo")), "the old key is void"
-        here.send({"type": "ping"})
-        here.until("pong")
-    assert daemon.metrics()['reloads_total{result="done"}'] == 1
+        assert here.closing(15).code == 4001
+        assert admitted(daemon, signed("ana", "tests"))
 
 
 def test_what_tokens_must_say(daemon: Daemon) -> None:

@@ -4,9 +4,7 @@ one after the other under clients and events: nothing is lost, nothing is shown 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -14,46 +12,32 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import pytest
 
 from tests.chaos.checker import judge
-from tests.chaos.copies import Copy
-from tests.chaos.producer import STREAM, Letter, Producer, story
-from tests.chaos.scene import read_inboxes
+from tests.chaos.crowd import Company, Follower
+from tests.chaos.producer import STREAM, Producer, story
+from tests.chaos.scene import likes, read_inboxes
 from tests.client import (
-    CLOSE,
     PATH,
-    PING,
-    PONG,
     PROTOCOL,
-    TEXT,
-    Frames,
     Socket,
-    auth,
-    frame,
     request,
-    text,
     token,
 )
-from tests.daemon import DEFAULTS, READY, ROOT, STOPPED, Daemon, Settings, wait_until
+from tests.daemon import DEFAULTS, READY, ROOT, STOPPED, TWISTD, Daemon, Settings, wait_until
 from tests.servers import Valkey
 
 # As systemd starts a service of which sockets are: descriptors from 3 on, and LISTEN_PID names the process.
 ACTIVATED: Final = (
-    "-c",
-    "import os, threading\n"
-    "os.environ['LISTEN_PID'] = str(os.getpid())\n"
-    "threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()\n"
-    "from twisted.scripts.twistd import run\n"
-    "run()",
-    "--nodaemon",
-    "--pidfile=",
-    "notifier",
+    TWISTD[0],
+    f"import os\nos.environ['LISTEN_PID'] = str(os.getpid())\n{TWISTD[1]}",
+    *TWISTD[2:],
 )
 DRAIN: Final = 1.5  # s
 SETTINGS: Final[Settings] = {
@@ -69,8 +53,11 @@ SETTINGS: Final[Settings] = {
 class Activated(Daemon):
     """A daemon whose listeners are inherited. `sockets`: by the name that the endpoint gives."""
 
-    def __init__(self, folder: Path, url: str, sockets: dict[str, socket.socket], settings: Settings) -> None:
-        super().__init__(folder, url, settings, program=ACTIVATED)
+    def __init__(
+        self, folder: Path, url: str, sockets: dict[str, socket.socket], settings: Settings,
+        program: Sequence[str] = ACTIVATED,
+    ) -> None:  # fmt: skip
+        super().__init__(folder, url, settings, program=program)
         self.sockets = sockets
 
     def launch(self, *before: str) -> None:
@@ -88,61 +75,31 @@ class Activated(Daemon):
             )  # fmt: skip
 
 
-class Follower:
-    """A client by the book: it resumes after a close it was told of; everything else is a fault."""
+class ByTheBook(Follower):
+    """A client that resumes after a close it was told of; everything else is a fault."""
 
     def __init__(self, user: str, port: int, seed: int) -> None:
-        self.user, self.port, self.copy = user, port, Copy()
+        super().__init__(user, lambda: (port,), seed=seed)
         self.shown: Counter[str] = Counter()
-        self.closes: Counter[int] = Counter()
         self.faults: list[str] = []
         self.told = 0  # drains that were announced
-        self._chance = random.Random(seed)
         self._retry = 0.0
 
-    async def follow(self) -> None:
-        while True:
-            self._retry = 0.0
-            try:
-                await self._converse()
-            except (OSError, EOFError, TimeoutError) as error:
-                self.faults.append(f"{self.user}: {type(error).__name__} {error}")
-                await asyncio.sleep(0.1)
-            await asyncio.sleep(self._retry)
+    def failed(self, error: Exception) -> None:
+        self.faults.append(f"{self.user}: {type(error).__name__} {error}")
+        self._retry = 0.1
 
-    async def _converse(self) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        try:
-            writer.write(request(PATH, (PROTOCOL,), {}))
-            async with asyncio.timeout(20):
-                head = await reader.readuntil(b"\r\n\r\n")
-            if b" 101 " not in head:
-                raise OSError(head.decode())
-            writer.write(text(auth(token(self.user), *self.copy.connected())))
-            await self._listen(reader, writer)
-        finally:
-            writer.transport.abort()
+    def pause(self) -> float:
+        pause, self._retry = self._retry, 0.0
+        return pause
 
-    async def _listen(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        frames = Frames()
-        while data := await reader.read(65536):
-            for opcode, payload in frames.feed(data):
-                if opcode == TEXT and (ack := self._take(json.loads(payload))):
-                    writer.write(text({"type": "ack", "seq": ack}))
-                elif opcode == PING:
-                    writer.write(frame(PONG, payload))
-                elif opcode == CLOSE:
-                    self.closes[int.from_bytes(payload[:2], "big")] += 1
-                    return
-        raise EOFError("the connection ended without a close")
-
-    def _take(self, message: dict[str, Any]) -> int:
+    def take(self, message: dict[str, Any]) -> int:
         if message["type"] == "notification":
             self.shown[message["id"]] += 1
         elif message["type"] == "drain":
             self.told += 1
             self._retry = min(message["retry_ms"] / 1000, DRAIN) * self._chance.uniform(0.5, 1)
-        return self.copy.apply(message)
+        return super().take(message)
 
 
 class Knocker:
@@ -163,50 +120,6 @@ class Knocker:
             await asyncio.sleep(0.02)
 
 
-class Audience:
-    """Followers and a knocker in a thread of their own. A context manager."""
-
-    def __init__(self, people: Sequence[str], port: int, knocker: Knocker) -> None:
-        self.followers = [Follower(user, port, at) for at, user in enumerate(people)]
-        self.knocker = knocker
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        # kept in a list: the loop itself holds its tasks only weakly
-        self.tasks = [self._loop.create_task(each.follow()) for each in self.followers]
-        self.tasks.append(self._loop.create_task(self.knocker.knock()))
-        self._loop.run_forever()
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._cancel(), self._loop).result(20)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
-
-    async def _cancel(self) -> None:
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-
-    def copies(self) -> dict[str, Copy]:
-        return {each.user: each.copy for each in self.followers}
-
-
-def likes(letters: Iterator[Letter]) -> Iterator[Letter]:
-    """Each event once, and nothing taken back: whatever is shown twice then was shown twice by us."""
-    ids = set[str]()
-    for letter in letters:
-        if letter.sent is not None and letter.sent.takes_back is None and letter.sent.id not in ids:
-            ids.add(letter.sent.id)
-            yield letter
-
-
 def rolling(folder: Path, server: Valkey, people: int, rate: int) -> str:
     """Two daemons, each restarted once, under `people` sockets and `rate` events a second."""
     names = [f"p{number}" for number in range(people)]
@@ -224,7 +137,8 @@ def rolling(folder: Path, server: Valkey, people: int, rate: int) -> str:
             daemon.wait_for(READY, 60)
         knocker = Knocker(ports)
         producer = stack.enter_context(Producer(server.port, likes(story(10**6, names, 3, crowd=people))))
-        audience = stack.enter_context(Audience(names, ports[0], knocker))
+        followers = [ByTheBook(name, ports[0], at) for at, name in enumerate(names)]
+        audience = stack.enter_context(Company(followers, knocker.knock))
         wait_until(lambda: all(each.copy.complete for each in audience.followers), 60, "all are connected")
         stop = threading.Event()
 
@@ -252,7 +166,7 @@ def rolling(folder: Path, server: Valkey, people: int, rate: int) -> str:
         return verdict(audience.followers, knocker, len(producer.accepted), people)
 
 
-def verdict(followers: Sequence[Follower], knocker: Knocker, events: int, people: int) -> str:
+def verdict(followers: Sequence[ByTheBook], knocker: Knocker, events: int, people: int) -> str:
     """Raises AssertionError unless every client has seen each event once and no connection failed."""
     assert not knocker.refused, knocker.refused[:5]
     faults = [fault for each in followers for fault in each.faults]
@@ -329,6 +243,14 @@ def test_who_is_in_the_middle_of_a_handshake_is_told_to_come_again(
         assert answer.startswith(b"HTTP/1.1 101 ")
         assert (4003).to_bytes(2, "big") in answer
         assert daemon.ended(10.0) is not None
+
+
+def test_a_start_and_a_stop_do_not_talk_of_factories(tmp_path: Path, valkey: Valkey, redis_url: str) -> None:
+    with Daemon(tmp_path, redis_url) as daemon:
+        with Socket(daemon.port("websocket")) as client:
+            client.auth("ana")
+        daemon.stop()
+        assert [line for line in daemon.messages() if "factory" in line.lower()] == []
 
 
 def test_a_socket_that_nobody_handed_over(tmp_path: Path, valkey: Valkey, redis_url: str) -> None:

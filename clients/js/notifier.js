@@ -443,6 +443,11 @@ class Line {
     else if (!this.#patient) this.start();
   }
 
+  /** The network may be gone: find out now, not after a silence. */
+  probe() {
+    this.#check(true);
+  }
+
   send(message) {
     return this.#transport?.send(message) ?? false;
   }
@@ -484,8 +489,8 @@ class Watcher {
   #within; #told; #inputAt = -Infinity; #toldAt = -Infinity;
   #ending = new AbortController();
 
-  /** `told()`: somebody is there (at most once a second); `left()`; `woke()`: the page or the network is back. */
-  constructor(within, told, left, woke) {
+  /** `told()`: somebody is there (at most once a second); `left()`; `woke()`: page or network are back; `lost()`. */
+  constructor(within, {told, left, woke, lost}) {
     [this.#within, this.#told] = [within, told];
     const page = globalThis.document;
     if (page === undefined) return;
@@ -501,6 +506,7 @@ class Watcher {
       return undefined;
     }, {signal});
     addEventListener("online", woke, {signal});
+    addEventListener("offline", lost, {signal});
     addEventListener("pageshow", ({persisted}) => { if (persisted) woke(); }, {signal});
   }
 
@@ -594,9 +600,13 @@ export class Notifier extends EventTarget {
 
   /** Is the person looking, in this tab or in another that shares the connection? */
   get active() {
-    const {active, timing} = this.#options;
-    const since = Date.now() - timing.active;
-    return (active ? active() : this.#watcher?.active === true) || [...this.#others.values()].some((at) => at > since);
+    const since = Date.now() - this.#options.timing.active;
+    return this.#here || [...this.#others.values()].some((at) => at > since);
+  }
+
+  get #here() {
+    const {active} = this.#options;
+    return active ? active() : this.#watcher?.active === true;
   }
 
   // -- life
@@ -604,7 +614,9 @@ export class Notifier extends EventTarget {
   /** Connect, and stay connected. Again after "stopped", when something has changed. */
   start() {
     if (this.#watcher === null) {
-      this.#watcher = new Watcher(this.#options.timing.active, () => this.look(), () => this.#leave(), () => this.#woke());
+      const {active} = this.#options.timing;
+      const on = {told: () => this.look(), left: () => this.#leave(), woke: () => this.#woke(), lost: () => this.#line.probe()};
+      this.#watcher = new Watcher(active, on);
     }
     if (this.#options.person === null || !Tabs.possible()) {
       this.#line.start();
@@ -664,9 +676,9 @@ export class Notifier extends EventTarget {
     }
   }
 
-  /** Somebody is looking; pages report that by themselves. */
+  /** Somebody may be looking now, or nobody any more; pages report by themselves what they find out by themselves. */
   look() {
-    this.#ask({kind: "look", from: this.#tabs?.name}, () => this.#line.look());
+    this.#ask({kind: this.#here ? "look" : "away", from: this.#tabs?.name}, () => this.#line.look());
   }
 
   // -- in here

@@ -51,6 +51,7 @@ def check(file: Path | None) -> None:
 def _faults_of_files(found: Config) -> list[str]:
     """What is wrong inside of the files that the configuration names."""
     from notifier.edge import keyring
+    from notifier.edge.secret_file import read_secret
 
     faults: list[str] = []
     tokens, redis = found.tokens, found.redis
@@ -58,15 +59,23 @@ def _faults_of_files(found: Config) -> list[str]:
         keyring.load([(key.kid, key.algorithm, key.file) for key in tokens.keys], tokens.jwks_file)
     except keyring.KeyringError as error:
         faults.append(str(error))
-    for setting, name in (("redis.password_file", redis.password_file), ("redis.ca_file", redis.ca_file)):
+    files = (
+        ("redis.password_file", redis.password_file, read_secret),
+        ("redis.ca_file", redis.ca_file, _text),
+    )
+    for setting, name, read in files:
         if name is None:
             continue
         try:
-            if not Path(name).read_text(encoding="utf-8").strip():
+            if not read(Path(name)):
                 faults.append(f"{setting}: {name} is empty")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             faults.append(f"{setting}: {name}: {error}")
     return faults
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip()
 
 
 @config.command()

@@ -116,9 +116,10 @@ class Daemon:
             guard.wait()
 
 
-def daemon_toml(redis_url: str, page_hosts: Iterable[str]) -> str:
-    """The daemon's configuration: all on the loopback, on free ports, for our page and our key alone."""
-    origins = ", ".join(f'"http://{host}"' for host in page_hosts)
+def daemon_toml(redis_url: str, page_origins: Iterable[str]) -> str:
+    """The daemon's configuration: all on the loopback, on free ports, for these pages and our key alone."""
+    # Each once: whoever names our own page with --origin says nothing new.
+    origins = ", ".join(f'"{origin}"' for origin in dict.fromkeys(page_origins))
     listen = f'listen = "tcp:0:interface={HOST}"'
     return f"""\
 # Written by `notifier demo` at every start: what is changed here does not last.

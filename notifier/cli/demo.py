@@ -7,10 +7,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
+from urllib.parse import urlsplit
 
 import click
 import txredisapi
@@ -23,8 +24,10 @@ from twisted.logger import ILogObserver, Logger, globalLogBeginner
 
 from notifier.cli.daemon import WEBSOCKET_PATH, Daemon, daemon_toml
 from notifier.cli.folder import AUDIENCE, DEFAULT, KID, VARIABLE, DemoFolder, FolderError
+from notifier.cli.lines import checker_of
 from notifier.cli.page_server import PublishError, Token, own_hosts, page_site
 from notifier.cli.probe import silent_parts
+from notifier.config import Config
 from notifier.core.keys import FRONT_DOOR
 from notifier.edge import logs
 from notifier.edge.embedded import HOST, EmbeddedServer, ServerError
@@ -57,10 +60,19 @@ def say(text: str = "", end: str = "\n") -> None:
 
 
 class Demo:
-    """All parts, started in order and stopped in reverse. `fault`: why it ended, if nobody asked for it."""
+    """All parts, started in order and stopped in reverse. `fault`: why it ended, if nobody asked for it.
 
-    def __init__(self, reactor: Any, folder: DemoFolder, board: DemoFolder | None, port: int) -> None:
+    folder   where the data is
+    board    where people look for a demo, when that is another folder
+    port     of the page; 0: a free one
+    origins  whose pages may have tokens and connect, beside our own
+    """
+
+    def __init__(
+        self, reactor: Any, folder: DemoFolder, board: DemoFolder | None, port: int, origins: Sequence[str]
+    ) -> None:
         self.reactor, self.folder, self.board, self.page_port = reactor, folder, board, port
+        self.origins = origins
         self.fault: str | None = None
         self.endpoints: dict[str, str] = {}
         self._asked = threading.Event()
@@ -99,8 +111,9 @@ class Demo:
         with self._step("Redis (embedded Valkey)"):
             await self._start_redis()
         with self._step("notifier daemon"):
+            own = [f"http://{host}" for host in own_hosts(self.page_port)]
             self.folder.config.write_text(
-                daemon_toml(self._redis.url, own_hosts(self.page_port)), encoding="utf-8"
+                daemon_toml(self._redis.url, [*own, *self.origins]), encoding="utf-8"
             )
             self._daemon.start()
             self.endpoints = self._urls(await self._until(self._daemon.ports, READY_SECONDS, self._not_ready))
@@ -132,7 +145,9 @@ class Demo:
             raise DemoError(f"{have[0]} lost the other half of its pair: delete it, and a new pair is made")
 
     def _listen(self) -> None:
-        site = page_site(self._mint, self._publish, self.reactor)
+        # As the daemon will do it: its configuration says nothing about events either.
+        check = checker_of(Config()).fault
+        site = page_site(self._mint, self._publish, check, self.reactor, self.origins)
         try:
             self._page = self.reactor.listenTCP(self.page_port, site, interface=HOST)
         except CannotListenError as error:
@@ -202,13 +217,13 @@ class Demo:
             self.board.announce(self.endpoints, self.folder.path)
 
     def _greet(self) -> None:
-        event = '{"type":"like","actor":{"id":"ana"},"to":["7"],"object":{"type":"photo","id":"99"}}'
-        try_token = f"{_program()} token 7"
+        event = '{"type":"like","actor":{"id":"bob"},"to":["alice"],"object":{"type":"photo","id":"99"}}'
+        try_token = f"{_program()} token alice"
         if self.board is None and self.folder.path != DEFAULT.resolve():
             try_token += f" --data {self.folder.path}"
         say(f"""
 Open    {self.endpoints["page"]}
-
+{self._for_other_pages()}
 Send    redis-cli -p {self._redis.port} XADD {FRONT_DOOR} '*' event '{event}'
 Token   {try_token}
 Socket  {self.endpoints["websocket"]}
@@ -219,6 +234,12 @@ Logs    {self.folder.daemon_log}
 
 Stop    Ctrl-C, or SIGTERM to process {os.getpid()}. The data stays in {self.folder.path}.
 """)
+
+    def _for_other_pages(self) -> str:
+        """Where a page of another origin gets its tokens."""
+        if not self.origins:
+            return ""
+        return f"Tokens  {self.endpoints['page']}token?user=alice, for pages of {', '.join(self.origins)}\n"
 
     # -- running
 
@@ -278,11 +299,34 @@ Stop    Ctrl-C, or SIGTERM to process {os.getpid()}. The data stays in {self.fol
         say(f" stopped after {time.monotonic() - began:.1f} s")
 
 
+def origin_of(address: str) -> str | None:
+    """The origin of a page's address as browsers send it (RFC 6454 section 6.2); None when it has none."""
+    with suppress(ValueError):  # a bracket that is not closed, a port that is no number
+        parts = urlsplit(address.lower())
+        bare = parts.path in ("", "/") and not (parts.query or parts.fragment) and "@" not in parts.netloc
+        if parts.scheme in ("http", "https") and parts.hostname and bare and address.isascii():
+            host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+            default = parts.port in (None, {"http": 80, "https": 443}[parts.scheme])
+            return f"{parts.scheme}://{host}" + ("" if default else f":{parts.port}")
+    return None
+
+
+def _origins(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    found = {address: origin_of(address) for address in given}
+    for address, origin in found.items():
+        if origin is None:
+            raise click.BadParameter(
+                f"{address!r} is no origin: scheme, host and port of your page, as http://localhost:5173"
+            )
+    return tuple(origin for origin in found.values() if origin)
+
+
 @click.command(
     epilog="""\b
 Examples:
   notifier demo
   notifier demo --port 8000 --data /tmp/demo
+  notifier demo --port 8000 --origin http://localhost:5173
 \b
 Exit codes: 0 stopped when asked to, 1 could not start or a part died (stderr says why), 2 usage."""
 )
@@ -300,7 +344,16 @@ Exit codes: 0 stopped when asked to, 1 could not start or a part died (stderr sa
     default=DEFAULT,
     help=f"Folder that keeps the data from one start to the next.  [default: {DEFAULT}, or ${VARIABLE}]",
 )
-def demo(port: int, data: Path) -> None:
+@click.option(
+    "--origin",
+    "origins",
+    multiple=True,
+    callback=_origins,
+    metavar="ORIGIN",
+    help="Origin of a page of yours that may connect and get tokens for anybody, as http://localhost:5173. "
+    "May be given again.",
+)
+def demo(port: int, data: Path, origins: tuple[str, ...]) -> None:
     """Start everything on this machine and leave it running: Valkey, the daemon, and a page to try it on.
 
     All of it listens on the loopback. When every part answers, the addresses are printed and written to
@@ -311,7 +364,7 @@ def demo(port: int, data: Path) -> None:
     try:
         folder.hold()
         board = _board(folder)
-        fault = _run(folder, board, port)
+        fault = _run(folder, board, port, origins)
     except FolderError as error:
         fault = str(error)
     if fault is not None:
@@ -343,12 +396,12 @@ def _board(folder: DemoFolder) -> DemoFolder | None:
     return usual
 
 
-def _run(folder: DemoFolder, board: DemoFolder | None, port: int) -> str | None:
+def _run(folder: DemoFolder, board: DemoFolder | None, port: int, origins: Sequence[str]) -> str | None:
     """Runs a demo in this thread until it has ended; why, unless somebody asked for it."""
     from twisted.internet import reactor as installed  # late: importing it installs it
 
     reactor: Any = installed
-    running = Demo(reactor, folder, board, port)
+    running = Demo(reactor, folder, board, port, origins)
     # Set in any case: a shell that starts us in the background leaves SIGINT ignored. A SIGHUP that is
     # ignored stays so, for that is what nohup is for.
     signal.signal(signal.SIGINT, running.ask_to_stop)

@@ -1,14 +1,14 @@
 """The demo's web page and the two things it asks of the demo: a token for anybody, and to append an event.
 
-For the demo only: whoever reaches it may be anybody. So it listens on the loopback and answers its own page alone.
-"""
+For the demo only: whoever reaches it may be anybody. So it listens on the loopback and answers its own page alone;
+other pages get tokens when their origins were named."""
 
 # mypy: allow-untyped-calls
 # (most of twisted.web has no annotations)
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from http import HTTPStatus
 from importlib.resources import files
 from typing import Any, Final
@@ -29,10 +29,13 @@ EVENT_BYTES: Final = 16_384
 REQUEST_SECONDS: Final = 30.0
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"  # RFC 9457
+TOKEN: Final = "/token"  # noqa: S105  # a path
+# notifier.js is the client that everybody uses: a link into clients/js, in a wheel a file like the others.
+SCRIPTS: Final = ("list", "notifier", "page", "person", "publisher", "server", "toasts", "words")
 FILES: Final = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    **{f"/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8") for name in SCRIPTS},
 }
 HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -75,6 +78,8 @@ Mint = Callable[[str], Token | None]
 """The token of a user id; None while the daemon is not there yet."""
 Publish = Callable[[bytes], Awaitable[str]]
 """Appends an event; its id in the stream. Raises PublishError."""
+Check = Callable[[bytes], str]
+"""Why the server would bury an event; "" for one that is good."""
 Route = Callable[["PageRequest"], Awaitable[Answer]]
 
 
@@ -84,16 +89,22 @@ def problem(status: int, title: str, detail: str, allow: str | None = None) -> A
     return Answer(status, msgspec.json.encode(said), PROBLEM, allow)
 
 
-def page_site(mint: Mint, publish: Publish, reactor: IReactorTime | None = None) -> Site:
-    """The site to listen with, on a loopback address only."""
+def page_site(
+    mint: Mint,
+    publish: Publish,
+    check: Check,
+    reactor: IReactorTime | None = None,
+    origins: Collection[str] = (),
+) -> Site:
+    """The site to listen with, on a loopback address only. `origins`: whose pages may have tokens beside our own."""
     routes: dict[str, tuple[bytes, Route]] = {
-        "/token": (b"GET", lambda request: _token(request, mint)),
-        "/publish": (b"POST", lambda request: _publish(request, publish)),
+        TOKEN: (b"GET", lambda request: _token(request, mint)),
+        "/publish": (b"POST", lambda request: _publish(request, publish, check)),
     }
     for path, (name, content_type) in FILES.items():
         text = (files("notifier.cli") / "page" / name).read_bytes()
         routes[path] = (b"GET", _fixed(Answer(200, text, content_type)))
-    return PageSite(routes, reactor)
+    return PageSite(routes, reactor, frozenset(origins))
 
 
 def _fixed(answer: Answer) -> Route:
@@ -113,7 +124,7 @@ async def _token(request: PageRequest, mint: Mint) -> Answer:
     return Answer(200, msgspec.json.encode(token))
 
 
-async def _publish(request: PageRequest, publish: Publish) -> Answer:
+async def _publish(request: PageRequest, publish: Publish, check: Check) -> Answer:
     # A form of another site cannot send this type without asking first (CORS), and is then refused.
     kind = request.getHeader("content-type") or ""
     if kind.partition(";")[0].strip().lower() != JSON:
@@ -125,6 +136,9 @@ async def _publish(request: PageRequest, publish: Publish) -> Answer:
         return problem(400, "Not JSON", f"the body is not JSON: {error}")
     if not isinstance(event, dict):
         return problem(400, "Not an event", "the body must be one JSON object")
+    if fault := check(body):
+        # Sent on, it would only be buried, and whoever clicked would wait for a bell that does not ring.
+        return problem(422, "Not an event", fault)
     try:
         entry = await publish(body)
     except PublishError as error:
@@ -177,11 +191,21 @@ class PageRequest(Request):
             return problem(421, "Not this host", f"this page answers to {' and '.join(own)} only")
         if self.path == b"/":
             return None  # to follow a link to the page is no misuse, and shows the other site nothing
+        if self._guest() is not None:
+            return None
         origin, site = self.getHeader("origin"), self.getHeader("sec-fetch-site")
         foreign = origin is not None and origin.lower() not in [f"http://{host}" for host in own]
         if foreign or site not in (None, "same-origin", "none"):
-            return problem(403, "Another site", "only the demo's own page may ask this")
+            named = f"; to let a page of {origin} have tokens start the demo with --origin {origin}"
+            hint = named if foreign and self.path == TOKEN.encode() and origin != "null" else ""
+            return problem(403, "Another site", f"only the demo's own page may ask this{hint}")
         return None
+
+    def _guest(self) -> str | None:
+        """The origin of a page that was named when the demo was started, where it asks for a token."""
+        origin = self.getHeader("origin")
+        named = self.path == TOKEN.encode() and origin in self.channel.site.origins
+        return origin if named else None
 
     def _broken(self, failure: Any) -> Answer:
         log.failure("page {path} could not be made", failure, path=self.path.decode("latin-1"))
@@ -194,6 +218,10 @@ class PageRequest(Request):
         fields = {"Date": datetimeToString(), "Content-Type": answer.content_type, **HEADERS}
         if answer.allow is not None:
             fields["Allow"] = answer.allow
+        if self.channel.site.origins:
+            fields["Vary"] = "Origin"
+        if (guest := self._guest()) is not None:
+            fields["Access-Control-Allow-Origin"] = guest
         for name, value in fields.items():
             self.setHeader(name, value)
         self.setHeader("Content-Length", str(len(answer.body)))
@@ -226,9 +254,14 @@ class PageSite(Site):
     protocol = PageChannel  # type: ignore[assignment]  # straight to HTTP/1: no switch to HTTP/2
     requestFactory = PageRequest
 
-    def __init__(self, routes: Mapping[str, tuple[bytes, Route]], reactor: IReactorTime | None) -> None:
+    def __init__(
+        self,
+        routes: Mapping[str, tuple[bytes, Route]],
+        reactor: IReactorTime | None,
+        origins: frozenset[str],
+    ) -> None:
         super().__init__(Resource(), timeout=REQUEST_SECONDS, reactor=reactor)
-        self.routes = routes
+        self.routes, self.origins = routes, origins
 
     def log(self, request: object) -> None:
         """No access log: it would hold nothing but the visitor's own clicks."""

@@ -46,27 +46,28 @@ class Entry(Struct, frozen=True, gc=False):
         return msgspec.json.encode([field.decode("utf-8", "backslashreplace") for field in self.fields])
 
 
-class _Held:
+# These two are made for each event: a Struct is made in a third of the time of a class with slots. eq=False: they
+# are told apart by identity.
+class _Held(Struct, eq=False, gc=False):
     """An entry that is not acknowledged yet; `left`: pairs not yet done, `unsent`: pairs that are in no batch."""
 
-    __slots__ = ("canary", "id", "left", "raw", "source", "unsent")
+    id: str
+    source: str
+    raw: bytes
+    canary: bool
+    left: int = 0
+    unsent: int = 0
 
-    def __init__(self, entry: Entry) -> None:
-        self.id, self.source = entry.id, entry.source or entry.id
-        self.raw = entry.as_raw() if entry.event is None else entry.event
-        self.left = self.unsent = 0
-        self.canary = is_canary(entry.event)
 
-
-class _Pair:
+class _Pair(Struct, eq=False, gc=False):
     """One item of handover. user: "" for a burial, which waits for nobody."""
 
-    __slots__ = ("entry", "item", "raw", "size", "tries", "user")
-
-    def __init__(
-        self, entry: _Held, user: str, item: list[object], size: int, raw: bytes | None = None
-    ) -> None:
-        self.entry, self.user, self.item, self.size, self.raw, self.tries = entry, user, item, size, raw, 0
+    entry: _Held
+    user: str
+    item: list[object]
+    size: int
+    raw: bytes | None = None
+    tries: int = 0
 
     @property
     def key(self) -> str:
@@ -176,18 +177,21 @@ class Backlog:
     def add(self, entries: Iterable[Entry]) -> None:
         """Takes entries in stream order; whatever they hold becomes rows, retractions or burials."""
         for entry in entries:
-            held = self._held[entry.id] = _Held(entry)
-            self.canaries += held.canary
-            if entry.event is None:
+            name, raw = entry.id, entry.event
+            source = entry.source or name
+            if raw is None:
+                held = self._held[name] = _Held(name, source, entry.as_raw(), False)
                 self._bury(held, "no_event", NO_EVENT)
                 continue
+            held = self._held[name] = _Held(name, source, raw, is_canary(raw))
+            self.canaries += held.canary
             try:
-                self._take(held, entry, entry.event)
+                self._take(held, entry, raw)
             except Exception as error:  # a bug of ours must not stop everybody behind this entry
                 self._bury(held, "bug", f"{type(error).__name__}: {error}"[:500])
 
     def _take(self, held: _Held, entry: Entry, raw: bytes) -> None:
-        event = self.intake.decode(raw, entry.source or entry.id)
+        event = self.intake.decode(raw, held.source)
         if isinstance(event, Rejected):
             self._bury(held, event.reason, event.detail)
         else:
@@ -195,20 +199,21 @@ class Backlog:
 
     def _spread(self, held: _Held, event: Event, people: Sequence[str]) -> None:
         move = RETRACT if event.retracts else ADD
-        group, actor, hour = relation(event), event.actor.id, event.time // HOUR_MS
+        name, time, accepted = event.id, event.time, event.accepted
+        group, actor, hour = relation(event), event.actor.id, time // HOUR_MS
         # What follows from the event alone is made here: the script only writes it down.
-        last: object = event.time
+        last: object = time
         size = 300
         if move == ADD:
-            last = row(event.time, group, event.id, payload.body(event).decode())
+            last = row(time, group, name, payload.body(event).decode())
             size += len(last)
         for user in people:
-            bucket, number = mark(event.id, user, self._buckets)
+            bucket, number = mark(name, user, self._buckets)
             # A canary has no mark: each replaces the row of the one before, and a day's would be thousands.
             unmarked = held.canary and is_reserved(user)
             item: list[object] = [
                 move, 0, user, keys.marks(self._tag, hour, bucket), "" if unmarked else str(number),
-                group, actor, event.id, event.accepted, last,
+                group, actor, name, accepted, last,
             ]  # fmt: skip
             self._todo.append(_Pair(held, user, item, size))
         held.left = held.unsent = len(people)

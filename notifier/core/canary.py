@@ -1,5 +1,6 @@
 """The canary: a small event that a process sends to itself, all the way, to know that the way is open.
-Its people are reserved: no token is theirs. It leaves one row per process, and no mark, count or dead letter."""
+Its people are reserved: only a token of the process itself is theirs. It leaves one row per process, and no mark, count
+or dead letter."""
 
 from typing import Final
 
@@ -26,12 +27,14 @@ class _Wire(Struct, frozen=True):
 
 
 class Heard(Struct, frozen=True):
-    """What a session is told, as far as a canary is concerned."""
+    """What a client is told, as far as a canary is concerned."""
 
     type: str
     seq: int = 0
     id: str = ""
     text: str = ""
+    code: int = 0
+    reason: str = ""
 
 
 _encode = msgspec.json.Encoder().encode

@@ -152,12 +152,34 @@ def row(time: int, group: str, nid: str, body: str) -> str:
 
 
 _decode_bells = msgspec.msgpack.Decoder(list[Bell]).decode
+_decode_bell = msgspec.msgpack.Decoder(Bell).decode
+_decode_parts = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+# Not only msgspec's own: text that is not UTF-8, lists in lists in lists.
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _encode = msgspec.msgpack.Encoder().encode
 
 
 def decode_bells(message: bytes) -> list[Bell]:
-    """The bells of one published message. msgspec.DecodeError for anything that handover or mark did not write."""
-    return _decode_bells(message)
+    """The bells of one published message. ValueError for anything that handover or mark did not write."""
+    try:
+        return _decode_bells(message)
+    except _UNREADABLE as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+
+
+def salvage_bells(message: bytes) -> tuple[list[Bell], int]:
+    """The bells that can be read of a message that cannot be as a whole, and how many cannot (it may be all of it)."""
+    try:
+        parts = _decode_parts(message)
+    except _UNREADABLE:
+        return [], 1
+    bells = []
+    for part in parts:
+        try:
+            bells.append(_decode_bell(part))
+        except _UNREADABLE:
+            continue
+    return bells, len(parts) - len(bells)
 
 
 def encode_marks(marks: list[Mark]) -> bytes:

@@ -4,8 +4,8 @@ the rules. No cryptography here: a key brings its own check. No message quotes a
 
 from __future__ import annotations
 
-import base64
 import re
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
@@ -28,6 +28,9 @@ USER: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _COMPACT: Final = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)")
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")  # RFC 6749 section 3.3, scope-token
 
+# RFC 4648 section 5 into section 4. What only section 4 has becomes what neither has.
+_STANDARD: Final = bytes.maketrans(b"-_+/", b"+/!!")
+
 # RFC 7519 section 2: a NumericDate may have a fraction. The bound (year 9999) keeps the arithmetic exact.
 NumericDate = Annotated[float, Meta(ge=0, le=253_402_300_799)]
 T = TypeVar("T")
@@ -42,21 +45,31 @@ class TokenError(Exception):
 
 
 class Key(Struct, frozen=True):
-    """One configured key. `verify(signing_input, signature)` answers True or False and never raises."""
+    """One configured key. `verify(signing_input, signature)` answers True or False and never raises.
+
+    `fingerprint`: equal for equal keys, whatever file or key set they were read from.
+    """
 
     kid: str
     algorithm: str
     verify: Callable[[bytes, bytes], bool]
+    fingerprint: bytes = b""
+
+    def is_same(self, other: Key | None) -> bool:
+        """Is it this key, perhaps read once more?"""
+        mine = (self.kid, self.algorithm, self.fingerprint)
+        return other is not None and mine == (other.kid, other.algorithm, other.fingerprint)
 
 
 class Identity(Struct, frozen=True, gc=False):
     """What a good token says. `issued` (0 without `iat`) and `expires` are `iat` and `exp` in whole seconds
-    since the epoch. No leeway is added: `expires` may lie up to the leeway before now."""
+    since the epoch. No leeway is added: `expires` may lie up to the leeway before now. `key` has signed it."""
 
     user: str
     issued: int
     expires: int
     scopes: frozenset[str]
+    key: Key | None = None
 
 
 class _Header(Struct, frozen=True):
@@ -85,16 +98,21 @@ class Verifier:
     """Checks tokens against a set of keys that may be replaced while running.
 
     `audience` must be in `aud`; `issuer`, unless None, must equal `iss`; `max_life` and `leeway` are seconds.
+    `reserved`: whether these keys speak for the reserved users of canaries, and for nobody else.
     `unknown` is called when a token names a kid that no key has, before that token is refused: whoever can
-    fetch keys may set it. Raises ValueError for two keys of one kid and for an algorithm outside ALGORITHMS.
+    fetch keys may set it; `voided` with the keys that `replace` has taken out: whoever let their tokens in may
+    set that. Raises ValueError for two keys of one kid and for an algorithm outside ALGORITHMS.
     """
 
     def __init__(
-        self, keys: Iterable[Key], audience: str, issuer: str | None, max_life: int, leeway: int
-    ) -> None:
+        self, keys: Iterable[Key], audience: str, issuer: str | None, max_life: int, leeway: int, *,
+        reserved: bool = False,
+    ) -> None:  # fmt: skip
+        self._reserved = reserved
         self.demand(audience, issuer, max_life, leeway)
         self._keys = _by_kid(keys)
         self.unknown: Callable[[], None] = _nobody
+        self.voided: Callable[[list[Key]], None] = _unheard
 
     def demand(self, audience: str, issuer: str | None, max_life: int, leeway: int) -> None:
         """Ask this of tokens from now on; the arguments are those of the constructor."""
@@ -102,7 +120,13 @@ class Verifier:
 
     def replace(self, keys: Iterable[Key]) -> None:
         """Use these keys from now on. Raises ValueError as the constructor does; the old keys then stay."""
-        self._keys = _by_kid(keys)
+        before, self._keys = self._keys, _by_kid(keys)
+        if gone := [key for key in before.values() if not self.holds(key)]:
+            self.voided(gone)
+
+    def holds(self, key: Key) -> bool:
+        """Is a token of this key still good?"""
+        return key.is_same(self._keys.get(key.kid))
 
     def verify(self, token: str, now: float) -> Identity:
         """The identity in `token` at `now` (seconds since the epoch). Raises TokenError, and nothing else."""
@@ -111,7 +135,7 @@ class Verifier:
         if not key.verify(f"{header}.{claims}".encode(), _decode(signature, "signature")):
             raise TokenError("signature", "the token's signature does not fit its key")
         # RFC 8725 section 3.3: nothing in the claims is looked at before the signature holds.
-        return self._identity(_parse(_CLAIMS, _decode(claims, "payload"), "payload", "claims"), now)
+        return self._identity(_parse(_CLAIMS, _decode(claims, "payload"), "payload", "claims"), key, now)
 
     def _key(self, header: _Header) -> Key:
         if header.crit is not UNSET or header.b64 is not UNSET:
@@ -137,15 +161,16 @@ class Verifier:
             raise TokenError("unknown_key", "no configured key has the kid that the token names")
         return key
 
-    def _identity(self, claims: _Claims, now: float) -> Identity:
+    def _identity(self, claims: _Claims, key: Key, now: float) -> Identity:
         issued = None if claims.iat is UNSET else int(claims.iat)
         self._check_times(int(claims.exp), issued, None if claims.nbf is UNSET else int(claims.nbf), now)
         self._check_parties(claims)
         if claims.sub is UNSET or USER.fullmatch(claims.sub) is None:
             raise TokenError("subject", f"the token's sub is missing or not a user id ({USER.pattern})")
-        if is_reserved(claims.sub):
-            raise TokenError("subject", "the token's sub is reserved for the server's own canaries")
-        return Identity(claims.sub, issued or 0, int(claims.exp), _scopes(claims.scope))
+        if is_reserved(claims.sub) != self._reserved:
+            whose = "is reserved for" if is_reserved(claims.sub) else "is none of"
+            raise TokenError("subject", f"the token's sub {whose} the server's own canaries")
+        return Identity(claims.sub, issued or 0, int(claims.exp), _scopes(claims.scope), key)
 
     def _check_times(self, expires: int, issued: int | None, not_before: int | None, now: float) -> None:
         # RFC 7519 section 4.1.4: "on or after" exp is too late; section 4.1.5: "before" nbf is too early.
@@ -168,6 +193,10 @@ class Verifier:
 
 def _nobody() -> None:
     """Keys come from nowhere else."""
+
+
+def _unheard(gone: list[Key]) -> None:
+    """Nobody's tokens are let in for longer than a request."""
 
 
 def _by_kid(keys: Iterable[Key]) -> dict[str, Key]:
@@ -193,12 +222,13 @@ def _segments(token: str) -> tuple[str, str, str]:
 def base64url(text: str) -> bytes | None:
     """The bytes that `text` spells in base64url without padding (RFC 7515 section 2), or None."""
     try:
-        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        ours = text.encode("ascii").translate(_STANDARD)
+        raw = a2b_base64(ours + b"=" * (-len(ours) % 4))
     except ValueError:
         return None
     # The decoder skips what it does not know. RFC 4648 sections 3.3 and 3.5: foreign characters and stray
     # bits at the end are refused, or one token could be spelled in several ways.
-    return raw if base64.urlsafe_b64encode(raw).rstrip(b"=").decode() == text else None
+    return raw if b2a_base64(raw, newline=False).rstrip(b"=") == ours else None
 
 
 def _decode(segment: str, part: str) -> bytes:

@@ -30,7 +30,7 @@ from notifier.core.inbox import Join, Joined, Mark, MarkKind, Page, Place
 from notifier.core.session import READ_IDS, Close, Start
 from notifier.core.tokens import Identity, TokenError, Verifier
 from notifier.edge import routes
-from notifier.edge.http import Answer, BoundedChannel, BoundedRequest, BoundedSite
+from notifier.edge.http import Answer, BoundedChannel, BoundedRequest, BoundedSite, target
 from notifier.edge.redis import ReplyError
 from notifier.edge.throttle import Buckets
 from notifier.metrics import Metrics
@@ -550,7 +550,7 @@ class ApiRequest(BoundedRequest):
         site = self.channel.site
         # Twisted passes the path on only with the whole request. Who is no service has no use for the room.
         path: Any = self.channel._path
-        if path.partition(b"?")[0] != EVENTS:
+        if target(path)[1].partition(b"?")[0] != EVENTS:
             return site.body_bytes
         try:
             self._charge()

@@ -3,14 +3,17 @@
 from collections.abc import Callable
 from typing import Final
 
-import msgspec
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from notifier.core import keys
-from notifier.core.inbox import Bell, decode_bells
+from notifier.core.inbox import Bell, decode_bells, salvage_bells
+from notifier.edge.logs import Every
 from notifier.edge.redis import ReplyError, Subscription
 from notifier.metrics import Metrics
+
+log = Logger()
 
 RETRY: Final = 2.0  # s, after Redis has refused a subscription
 
@@ -26,6 +29,7 @@ class RedisBus:
         self._on_subscribed: Callable[[int], None] = lambda shard: None
         self._on_revoked: Callable[[str], None] = lambda user: None
         self._sleepers: dict[int, Callable[[], None]] = {}
+        self._odd = Every(600.0)
         self.heard: set[int] = set()  # shards whose channel is confirmed
         subscription.connected = self._connected
         subscription.message = self._message
@@ -71,9 +75,8 @@ class RedisBus:
         if channel in self._bells:
             try:
                 bells = decode_bells(message)
-            except msgspec.DecodeError:
-                self.metrics.bells_stale += 1
-                return
+            except ValueError as error:
+                bells = self._salvage(message, error)
             self.metrics.bells += 1
             self._on_bells(bells)
         elif channel in self._wakes:
@@ -82,3 +85,15 @@ class RedisBus:
                 wake()
         elif message.startswith(b"revoke "):
             self._on_revoked(message[7:].decode("ascii", "replace"))
+
+    def _salvage(self, message: bytes, error: Exception) -> list[Bell]:
+        """Not all of it is from our scripts. What is lost with the rest, the sessions or the sweep will find."""
+        bells, malformed = salvage_bells(message)
+        self.metrics.bells_malformed += malformed
+        suppressed = self._odd.due()
+        if suppressed is not None:
+            log.warn(
+                "a bell cannot be read: {error} ({suppressed} more like it)",
+                error=str(error), suppressed=suppressed,
+            )  # fmt: skip
+        return bells

@@ -7,10 +7,11 @@ that dripping bytes cannot stretch, refusals that arrive, and no word about the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from io import BytesIO
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from msgspec import Struct
 from twisted.internet.interfaces import IAddress, IReactorTime
@@ -24,11 +25,14 @@ from twisted.web.server import Request, Site
 HEADER_BYTES: Final = 8192
 HEADERS: Final = 50
 LINGER_SECONDS: Final = 2.0  # for a client to read why it was refused
+NEWCOMER_SECONDS: Final = 1.0  # in a drain, for a client that has connected and not asked yet
 # Twisted's own table is of 1999; RFC 9110 section 15.5.14 has renamed one since then.
 PHRASES: Final[Mapping[int, bytes]] = {
     **{status.value: status.phrase.encode() for status in HTTPStatus},
     413: b"Content Too Large",
 }
+
+_ABSOLUTE: Final = re.compile(rb"https?://([^/?#]*)([/?].*)?", re.IGNORECASE)
 
 SECURITY_HEADERS: Final[Mapping[str, str]] = {
     "Cache-Control": "no-store",
@@ -38,6 +42,9 @@ SECURITY_HEADERS: Final[Mapping[str, str]] = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+
+
+Phase = Literal["idle", "asked", "answering"]
 
 
 class Answer(Struct, frozen=True):
@@ -58,6 +65,12 @@ def head(answer: Answer, fields: Mapping[str, str]) -> bytes:
 def _head(status: int, fields: Mapping[str, str]) -> bytes:
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     return b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, PHRASES[status], lines.encode("ascii"))
+
+
+def target(sent: bytes) -> tuple[bytes | None, bytes]:
+    """(authority, path and query) of a request's target; without an authority in all but its absolute form."""
+    match = _ABSOLUTE.fullmatch(sent)
+    return (match[1], match[2] or b"/") if match else (None, sent)
 
 
 class BoundedRequest(Request):
@@ -99,6 +112,10 @@ class BoundedRequest(Request):
         # The base class would also parse forms, of which there are none here.
         self.content.seek(0)
         self.method, self.uri, self.clientproto = command, path, version
+        authority, path = target(path)
+        if authority is not None:
+            # RFC 9112 section 3.2.2: the target's host counts, and not that of the Host field.
+            self.requestHeaders.setRawHeaders(b"host", [authority])
         self.path, _, query = path.partition(b"?")
         self.args = parse_qs(query, keep_blank_values=True)
         self.process()
@@ -112,6 +129,10 @@ class BoundedRequest(Request):
         """Set status and header fields; the body comes back, to be written. No Server field: it helps nobody."""
         self.setResponseCode(answer.status, PHRASES[answer.status])
         fields = {"Date": datetimeToString(), **SECURITY_HEADERS, **answer.fields}
+        if self.channel.site.draining:
+            self.channel.persistent = 0
+            # RFC 9112 section 9.6: the client sends its next request elsewhere
+            fields["Connection"] = "close"
         if answer.status != 204:  # RFC 9110 section 8.6: no Content-Length with 204
             fields |= {"Content-Type": answer.content_type, "Content-Length": str(len(answer.body))}
         for name, value in fields.items():
@@ -128,34 +149,93 @@ class BoundedRequest(Request):
 class BoundedChannel(HTTPChannel):
     """One connection."""
 
-    totalHeadersSize = HEADER_BYTES
+    totalHeadersSize = MAX_LENGTH = HEADER_BYTES
     maxHeaders = HEADERS
     site: BoundedSite
     refused = False
+    served = False  # a request has been answered
+    phase: Phase = "idle"
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.site.open.add(self)
 
     def dataReceived(self, data: bytes) -> None:
         # The base class restarts its timer with every byte. Not here: the timer runs from the end of the last
         # answer, so it bounds the wait for a request and the request together.
+        if self.phase == "idle":
+            self.phase = "asked"
         if not self.refused:
             LineReceiver.dataReceived(self, data)
 
+    def lineReceived(self, line: bytes) -> None:
+        # What stands behind the fault in the same packet is part of no request any more.
+        if self.refused:
+            return
+        if line[:1] in (b" ", b"\t"):
+            # RFC 9112 section 5.2: a folded line, which proxies and servers have read differently. Nobody needs it.
+            self._respondToBadRequestAndDisconnect()
+            return
+        super().lineReceived(line)
+
+    def headerReceived(self, line: bytes) -> bool:
+        name, _, value = line.partition(b":")
+        if name.lower() == b"transfer-encoding" and value.strip(b" \t").lower() != b"chunked":
+            # RFC 9112 section 6.1: the base class lets "identity" pass, which is none any more (section 7).
+            self._respondToBadRequestAndDisconnect()
+            return False
+        return bool(super().headerReceived(line))
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self._respondToBadRequestAndDisconnect()
+
+    def requestDone(self, request: Any) -> None:
+        self.phase, self.served = "idle", True
+        if self.site.draining:
+            self.persistent = 0
+        super().requestDone(request)
+        if self._waitingForTransport:
+            transport: Any = self._networkProducer
+            transport.pauseProducing()
+
+    def pauseProducing(self) -> None:
+        """The client does not take its answers: requests that have been read already wait as well. The base class
+        would answer all of a packet's, a thousand answers for one packet."""
+        self.paused = True
+        super().pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self.paused = False
+        super().resumeProducing()
+        if not self._handlingRequest and self._buffer:
+            self.dataReceived(b"")
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        """As in the base class, but so that the answer arrives, and counted."""
+        self.refuse(Answer(400, b""))
+
     def allContentReceived(self) -> None:
         if not self.refused:
+            self.phase = "answering"
             super().allContentReceived()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.site.connections -= 1
+        self._gone()
         super().connectionLost(reason)
 
     def timeoutConnection(self) -> None:
         """As in the base class, but without a line in the log for every client that goes idle."""
         self._abortingCall = self.callLater(self.abortTimeout, self.forceAbortClient)
-        self.loseConnection()
+        super().loseConnection()
 
     def forceAbortClient(self) -> None:
         self._abortingCall = None
         transport: Any = self.transport
         transport.abortConnection()
+
+    def _gone(self) -> None:
+        self.site.connections -= 1
+        self.site.open.discard(self)
 
     def hand_over(self, protocol: Any) -> None:
         """Let another protocol have the transport, for good: this is no connection of the site any more."""
@@ -163,7 +243,7 @@ class BoundedChannel(HTTPChannel):
         self.setTimeout(None)
         self._networkProducer.unregisterProducer()
         transport.resumeProducing()
-        self.site.connections -= 1
+        self._gone()
         if hasattr(transport, "wrappedProtocol"):
             transport.wrappedProtocol = protocol  # TLS
         else:
@@ -172,17 +252,30 @@ class BoundedChannel(HTTPChannel):
 
     def refuse(self, answer: Answer) -> None:
         """Answer before the request is complete, and hang up."""
+        if self.refused:
+            return
         self.refused = True
         fields = {"Connection": "close", "Content-Length": str(len(answer.body)), **answer.fields}
         # The admin listener says no more than this to whoever sends content.
         self.write((head(answer, fields) if answer.body else _head(answer.status, fields)) + answer.body)
-        # RFC 9112 section 9.6: a close with bytes unread makes TCP send a reset, which can overtake the answer.
-        # So only our half is closed (TLS has no halves); what still arrives is dropped, for a short time.
+        self._end_writing(LINGER_SECONDS)
+
+    def loseConnection(self) -> None:
+        """Hang up behind the answer; the client has as long to take it as it has for a request."""
+        if self.isSecure():
+            super().loseConnection()
+        elif not self.refused:
+            self._end_writing(self.timeOut or LINGER_SECONDS)
+
+    def _end_writing(self, seconds: float) -> None:
+        """RFC 9112 section 9.6: a close with bytes unread makes TCP send a reset, which can overtake the answer. So
+        only our half is closed (TLS has no halves); what still arrives is dropped, for so long."""
+        self.refused = True
         self._networkProducer.unregisterProducer()
         if not self.isSecure():
             transport: Any = self.transport
             transport.loseWriteConnection()
-        self.setTimeout(LINGER_SECONDS)
+        self.setTimeout(seconds)
 
 
 class BoundedSite(Site):
@@ -207,6 +300,27 @@ class BoundedSite(Site):
         self.most = most
         self.body_bytes = body_bytes
         self.connections = 0
+        self.open: set[BoundedChannel] = set()
+        self.draining = False
+
+    def drain(self, seconds: float) -> None:
+        """Answer what has been asked, then close. Who waits between two requests goes now, who has only just come has
+        a moment to ask, and who is asking has so many seconds."""
+        self.draining = True
+        self._part(lambda channel: channel.served and channel.phase == "idle")
+        call_later: Any = self.reactor.callLater
+        call_later(NEWCOMER_SECONDS, self._part, lambda channel: channel.phase == "idle")
+        seconds = max(seconds, NEWCOMER_SECONDS)
+        call_later(seconds, self._part, lambda channel: channel.phase != "answering")
+
+    def _part(self, which: Callable[[BoundedChannel], bool]) -> None:
+        for channel in [channel for channel in self.open if which(channel)]:
+            channel.loseConnection()
+
+    @property
+    def busy(self) -> bool:
+        """Is anything asked, or being answered?"""
+        return any(channel.phase != "idle" and not channel.refused for channel in self.open)
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         if self.connections >= self.most:

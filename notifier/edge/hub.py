@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from itertools import islice
+from math import ceil
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
@@ -85,6 +86,7 @@ class Hub:
         self.count = 0
         self._behind: deque[Client] = deque()
         self._paced: deque[Client] = deque()
+        self._paced_by = 0.0  # when all of them shall have had their turn
         self._joining = 0
         self._gone: set[str] = set()
         self._marks: dict[tuple[str, str, str, str], Mark] = {}
@@ -94,6 +96,7 @@ class Hub:
         self._in_round: set[str] = set()
         self._alive_at = 0.0
         self._fault = Every(10.0)
+        self._odd = Every(600.0)
         bus.listen(self.rang, self.subscribed, self.revoked)
 
     def start(self) -> None:
@@ -140,37 +143,57 @@ class Hub:
 
     def rang(self, bells: list[Bell]) -> None:
         """One message of the bus: each change goes to its person's sessions, each connection is written to once."""
-        people, touched = self.people, []
+        people, quiet = self.people, self.quiet
+        touched: list[Client] = []
         delivered, stale, now = 0, 0, self.wall()
         accepted: dict[int, int] = {}  # when: how many; a batch shares a few moments
         for bell in bells:
-            here = people.get(bell.user)
+            user, seq = bell.user, bell.seq
+            here = people.get(user)
             if here is None:
                 stale += 1
                 continue
+            text, sent = self._text(bell), 0
+            if not text:
+                continue
             notification = bell.record[1] == NOTIFICATION
-            text = b""
             for client in here:
                 session = client.session
                 if session.state != LIVE:
                     session.keep(bell)
                     continue
-                heard = session.hear(bell.birth, bell.run, bell.seq, notification)
+                heard = session.hear(bell.birth, bell.run, seq, notification)
                 if heard != SEND:
                     self._set_aside(client, heard)
                     continue
-                text = text or payload.change(bell.seq, bell.record, bell.unread, bell.floor)
                 if client.push(text):
                     touched.append(client)
-                if notification and bell.user not in self.quiet:
-                    delivered += 1
-                    accepted[bell.accepted] = accepted.get(bell.accepted, 0) + 1
+                sent += 1
+            if sent and notification and user not in quiet:
+                delivered += sent
+                moment = bell.accepted
+                accepted[moment] = accepted.get(moment, 0) + sent
         for client in touched:
             client.flush()
         for moment, times in accepted.items():
             self.metrics.delivery_seconds.observe(now - moment / 1000, times)
         self.metrics.deliveries += delivered
         self.metrics.bells_stale += stale
+
+    def _text(self, bell: Bell) -> bytes:
+        """The message for a bell; empty for one that holds no record. It alone is lost then: at the next change the
+        sessions find a gap, or the sweep finds them behind."""
+        try:
+            return payload.change(bell.seq, bell.record, bell.unread, bell.floor)
+        except (IndexError, KeyError, ValueError) as error:
+            self.metrics.bells_malformed += 1
+            suppressed = self._odd.due()
+            if suppressed is not None:
+                log.warn(
+                    "bell {seq} of {user} holds no record: {error} ({suppressed} more like it)",
+                    seq=bell.seq, user=bell.user, error=repr(error), suppressed=suppressed,
+                )  # fmt: skip
+            return b""
 
     def _set_aside(self, client: Client, heard: int) -> None:
         """A bell that could not simply be sent."""
@@ -199,6 +222,7 @@ class Hub:
                 client.session.again()
                 self._paced.append(client)
         if self._paced:
+            self._paced_by = self.reactor.seconds() + max(1.0, self.spread_seconds - 5)
             self._later(self._pace, 0.0)
 
     def resume(self, client: Client) -> None:
@@ -208,8 +232,8 @@ class Hub:
     def _pace(self) -> None:
         """Rejoins of all that a shard has, spread: first come those that are not waiting for their first answer."""
         tick = 0.02
-        rate = max(REJOINS, len(self._paced) / max(1.0, self.spread_seconds - 5))
-        for _ in range(min(len(self._paced), max(1, int(rate * tick)))):
+        ticks = max(1.0, (self._paced_by - self.reactor.seconds()) / tick)  # that are left
+        for _ in range(min(len(self._paced), ceil(max(REJOINS * tick, len(self._paced) / ticks)))):
             self._due(self._paced.popleft())
         if self._paced:
             self._later(self._pace, tick)
@@ -279,8 +303,9 @@ class Hub:
     def mark(self, mark: Mark) -> None:
         """A person's mark, to be written soon: the newest of a kind counts, ids add up."""
         if mark.kind == "ack":
+            if not self._acks:  # else a call for them is on its way
+                self._later(self._flush_acks, ACK_DELAY)
             self._acks[mark.user] = mark
-            self._later(self._flush_acks, ACK_DELAY)
             return
         self._gather(mark)
         self._later(self._flush_marks, MARK_DELAY)
@@ -297,7 +322,7 @@ class Hub:
 
     def _flush_acks(self) -> None:
         part = list(islice(self._acks, max(ACKS_AT_ONCE, len(self._acks) // 50)))
-        self.metrics.acks += len(part)
+        self.metrics.acks += sum(user not in self.quiet for user in part)
         self.run(self._write([self._acks.pop(user) for user in part], again=False))
         if self._acks:
             self._later(self._flush_acks, ACK_TICK)
@@ -340,9 +365,10 @@ class Hub:
     def _refresh(self) -> None:
         """Every second the next part of all people, so that everybody is looked at once in refresh_seconds."""
         self._later(self._refresh, 1.0)
-        part = -(-len(self._round) // max(1, int(self.refresh_seconds) - 2))
-        users = []
-        for user in [self._round.popleft() for _ in range(part)]:
+        part = -(-len(self._in_round) // max(1, int(self.refresh_seconds) - 2))
+        users: list[str] = []
+        while self._round and len(users) < part:  # who has left takes nobody's turn
+            user = self._round.popleft()
             if user in self.people:
                 users.append(user)
             else:

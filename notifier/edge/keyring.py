@@ -7,21 +7,20 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-import struct
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from msgspec import Struct
 
 from notifier.core.tokens import ALGORITHMS, Key, base64url
+from notifier.edge.secret_file import OPEN, open_to_others
 
 Check = Callable[[bytes, bytes], bool]
 
@@ -29,6 +28,9 @@ MAX_FILE_BYTES: Final = 65_536
 MIN_SECRET_BYTES: Final = 32  # RFC 7518 section 3.2: a key at least as long as the hash
 MIN_RSA_BITS: Final = 2048  # RFC 7518 section 3.3
 
+_CHANCE: Final = os.urandom(32)
+_DER: Final = Encoding.DER
+_SPKI: Final = PublicFormat.SubjectPublicKeyInfo
 _PUBLIC_HALF: Final = "holds a private key; deploy only the public half: openssl pkey -in FILE -pubout"
 
 
@@ -90,8 +92,19 @@ def _from_file(kid: str, algorithm: str, path: Path) -> Key:
     if algorithm not in ALGORITHMS:
         raise _Refused(f"has algorithm {algorithm!r}; use one of {', '.join(sorted(ALGORITHMS))}")
     if algorithm == "HS256":
-        return Key(kid, algorithm, secret_check(_read(path, secret=True)))
-    return Key(kid, algorithm, public_check(algorithm, _public_pem(_read(path))))
+        secret = _read(path, secret=True)
+        return Key(kid, algorithm, secret_check(secret), _fingerprint(secret.strip()))
+    return _public(kid, algorithm, _public_pem(_read(path)))
+
+
+def _public(kid: str, algorithm: str, key: Any) -> Key:
+    check = public_check(algorithm, key)
+    return Key(kid, algorithm, check, _fingerprint(key.public_bytes(_DER, _SPKI)))
+
+
+def _fingerprint(material: bytes) -> bytes:
+    # Keyed by chance, for this process alone: that of a secret helps nobody to guess it.
+    return hashlib.blake2b(material, digest_size=16, key=_CHANCE).digest()
 
 
 def _public_pem(data: bytes) -> object:
@@ -110,8 +123,8 @@ def _public_pem(data: bytes) -> object:
 def _read(path: Path, *, secret: bool = False) -> bytes:
     try:
         with path.open("rb") as file:
-            if secret and _open_to_others(file.fileno()):
-                raise _Refused("is a secret open to other users: chmod 600 it; if they read it, replace it")
+            if secret and open_to_others(file.fileno()):
+                raise _Refused(OPEN)
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         reason = error.strerror or type(error).__name__
@@ -119,29 +132,6 @@ def _read(path: Path, *, secret: bool = False) -> bytes:
     if len(data) > MAX_FILE_BYTES:
         raise _Refused(f"is larger than {MAX_FILE_BYTES} bytes, so it is no key file; check the path")
     return data
-
-
-def _open_to_others(descriptor: int) -> bool:
-    mode = os.fstat(descriptor).st_mode & 0o077
-    # systemd gives a credential to the service's user by an ACL (mode 0440, "r--r-----+"). With an ACL the
-    # mode's group bits are only its mask: what groups may do stands in the entries.
-    acl = _acl(descriptor) if mode else b""
-    if not acl:
-        return mode != 0
-    entries = [(tag, permissions) for tag, permissions, _ in struct.iter_unpack("<HHI", acl[4:])]
-    group_object, group, mask, other = 0x04, 0x08, 0x10, 0x20  # acl(5), linux/posix_acl_xattr.h
-    allowed = next((permissions for tag, permissions in entries if tag == mask), 0o7)
-    groups = any(permissions & allowed for tag, permissions in entries if tag in (group_object, group))
-    return groups or any(permissions for tag, permissions in entries if tag == other)
-
-
-def _acl(descriptor: int) -> bytes:
-    if sys.platform != "linux":
-        return b""
-    try:
-        return os.getxattr(descriptor, "system.posix_acl_access")
-    except OSError:  # none set, or a file system without them: the mode then says it all
-        return b""
 
 
 # JWKS -------------------------------------------------------------------------------------------------------
@@ -208,7 +198,7 @@ def _from_jwk(member: msgspec.Raw) -> Iterator[Key]:
         return
     if not jwk.kid:
         raise _Refused("has no kid; give it one, and name it in the tokens' headers")
-    yield Key(jwk.kid, algorithm, public_check(algorithm, _public_jwk(jwk)))
+    yield _public(jwk.kid, algorithm, _public_jwk(jwk))
 
 
 _KINDS: Final = {("OKP", "Ed25519"): "EdDSA", ("EC", "P-256"): "ES256", ("RSA", ""): "RS256"}

@@ -28,8 +28,7 @@ MOST_BYTES: Final = 262_144
 VERSION: Final = b"1"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-# No allow-oom: what goes in at the front door is refused while memory is short, and the letter stays.
-_RETRY: Final = "#!lua\n" + (files("notifier.edge") / "lua/retry.lua").read_text()
+_RETRY: Final = (files("notifier.edge") / "lua/retry.lua").read_text()
 
 
 class Name(NamedTuple):
@@ -138,11 +137,13 @@ def _iso(ms: int) -> str:
 class Letters:
     """The dead letters of an installation. All methods raise what `call` raises.
 
-    shards, buckets: as the state was set up (keys.SETUP).
+    shards, buckets: as the state was set up (keys.SETUP). `edit` changes the script (tests inject faults with it).
     """
 
-    def __init__(self, call: Call, shards: int, buckets: int) -> None:
+    def __init__(self, call: Call, shards: int, buckets: int, edit: Callable[[str], str] = str) -> None:
         self.call, self.buckets = call, buckets
+        # No allow-oom: what goes in at the front door is refused while memory is short, and the letter stays.
+        self._script = "#!lua\n" + edit(_RETRY)
         self.parts = (FRONT, *map(str, range(shards)))
 
     async def counts(self, reasons: Iterable[str] = REASONS) -> dict[str, int]:
@@ -184,7 +185,7 @@ class Letters:
             for letter, event in part:
                 where, number = ("", 0) if as_new else self._mark(letter, event)
                 args += (streams.index(letter.name.key) + 2, letter.name.entry, event, where, number)
-            answer = await self.call("EVAL", _RETRY, len(streams) + 1, keys.FRONT_DOOR, *streams, *args)
+            answer = await self.call("EVAL", self._script, len(streams) + 1, keys.FRONT_DOOR, *streams, *args)
             made += (entry.decode() for entry in answer)
         return made
 

@@ -17,7 +17,8 @@ log = Logger()
 
 BACKOFF: Final = (0.1, 5.0)  # s: the first and the longest pause after a failure, doubling
 AGAIN: Final = 30.0  # s before a stream that nobody took is offered once more
-POLITE: Final = 2.0  # s between looks for more streams of who has its share, so that others come first
+POLITE: Final = 2.0  # s in which who gave a stream away does not look for it
+LESS_OFTEN: Final = 2  # times the poll between looks of who has its share, so that others come first
 
 
 class Steps(Protocol):
@@ -93,8 +94,15 @@ class Loop:
         if self.steps.owned:
             await self.steps.log.wait(self.poll)
         else:
-            await self._sleep(POLITE if self._yielding or self.polite() else self.poll)
+            await self._sleep(self._patience())
             self._yielding = False
+
+    def _patience(self) -> float:
+        """Seconds until the next look at a stream of another. Short even for who has its share: the owner may have
+        died, and who died counts among those that want a share for a while."""
+        if self._yielding:
+            return POLITE
+        return LESS_OFTEN * self.poll if self.polite() else self.poll
 
     async def _sleep(self, seconds: float) -> None:
         """Pause, until it is over or the loop is stopped."""

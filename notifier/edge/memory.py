@@ -251,10 +251,8 @@ class MemoryLog:
         """How much lies in the stream, and how old the oldest entry is."""
         with self.server.step():
             found = self.stream.entries
-            accepted = min(found)[0] if found else 0
-            return Depth(
-                len(found), max(0.0, (self.server.now - accepted) / 1000) if found else 0.0, accepted
-            )
+            accepted = min(found)[0] if found else self.server.now
+            return Depth(len(found), max(0.0, (self.server.now - accepted) / 1000), accepted)
 
 
 class MemoryShards:

@@ -20,6 +20,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from notifier.edge.direct import send_now
+from notifier.edge.secret_file import read_secret
 from notifier.metrics import Metrics
 from notifier.ports import Unavailable
 
@@ -46,9 +47,10 @@ class Address(Struct, frozen=True):
         password_file: str | None = None,
         ca_file: str | None = None,
     ) -> "Address":
-        """From redis://host:port/db or rediss://…; the password is read from its file. Raises OSError, ValueError."""
+        """From redis://host:port/db or rediss://…; the password is read from its file. Raises OSError, ValueError
+        (also for a password that other users can read)."""
         parts = urlsplit(url)
-        password = Path(password_file).read_text().strip() if password_file else None
+        password = read_secret(Path(password_file)) if password_file else None
         db = int(parts.path.strip("/") or 0)
         tls = parts.scheme == "rediss"
         return cls(parts.hostname or "127.0.0.1", parts.port or 6379, db, tls, username, password, ca_file)

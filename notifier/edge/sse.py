@@ -54,13 +54,14 @@ class Stream:
     """One response that does not end (hub.Client). What TCP has taken counts as received: nobody says `ack` here."""
 
     __slots__ = (
-        "address", "closing", "deadline", "expires", "fresh", "issued", "queue", "session", "streams", "stuck",
-        "transport", "wheel",
+        "address", "closing", "deadline", "expires", "fresh", "identity", "issued", "queue", "session", "streams",
+        "stuck", "transport", "wheel",
     )  # fmt: skip
 
     def __init__(self, streams: Streams, who: Identity, place: Start | None, address: str | None) -> None:
         self.streams, self.address = streams, address
         self.session = Session(who.user, place, streams.gateway.limits.window)
+        self.identity: Identity | None = who
         self.issued, self.expires = who.issued, who.expires
         self.fresh = place is None  # it has no place until `ready` gives it one
         self.queue: list[bytes] | None = None

@@ -183,15 +183,14 @@ class RedisLog:
     async def depth(self) -> Depth:
         """How much lies in the stream, and how old the oldest entry is by the server's clock."""
         asked = (
+            self.calls.call("TIME"),  # first: what is appended behind it is younger
             self.calls.call("XLEN", self.stream),
             self.calls.call("XRANGE", self.stream, "-", "+", "COUNT", "1"),
-            self.calls.call("TIME"),
         )
-        count, first, clock = await _first(gatherResults(asked, consumeErrors=True))
-        if not first:
-            return Depth(count, 0.0, 0)
-        accepted = int(first[0][0].partition(b"-")[0])
-        return Depth(count, max(0.0, int(clock[0]) + int(clock[1]) / 1e6 - accepted / 1000), accepted)
+        clock, count, first = await _first(gatherResults(asked, consumeErrors=True))
+        now = int(clock[0]) * 1000 + int(clock[1]) // 1000
+        accepted = int(first[0][0].partition(b"-")[0]) if first else now
+        return Depth(count, max(0.0, (now - accepted) / 1000), accepted)
 
 
 def _check(status: bytes) -> None:

@@ -5,9 +5,10 @@ slotted Connection, and frames are written to the socket at once (docs/performan
 """
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from math import ceil
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import autobahn.twisted.websocket
@@ -19,6 +20,7 @@ from twisted.logger import Logger
 from notifier.config import Limits, WebSocket
 from notifier.core import payload
 from notifier.core import session as sessions
+from notifier.core.canary import is_reserved
 from notifier.core.frames import (
     BINARY,
     CLOSE,
@@ -32,10 +34,12 @@ from notifier.core.frames import (
     text_frame,
 )  # fmt: skip
 from notifier.core.inbox import Mark
+from notifier.core.self_issued import SelfIssued
 from notifier.core.session import Authenticate, Close, Send, Session, Start
-from notifier.core.tokens import Identity, TokenError, Verifier
+from notifier.core.tokens import Identity, Key, TokenError, Verifier
 from notifier.edge.direct import bound_kernel, end_writing, send_now, unsent
 from notifier.edge.hub import Hub
+from notifier.edge.inlet import Inlet
 from notifier.metrics import Metrics
 
 log = Logger()
@@ -46,6 +50,8 @@ SCOPE: Final = "inbox"
 HANDSHAKE_DRAIN: Final = 1.0  # s that handshakes under way have to end when the server stops
 PING_FRAME: Final = ping_frame()
 SEND_BUFFER: Final = 65_536  # bytes that the kernel holds for one client; Linux doubles this
+KEPT_HEADER: Final = 200  # characters of an X-Forwarded-For that is worth remembering
+VOID_SECONDS: Final = 5.0  # within which those have to go whose key is void
 NEAR: Final = 30  # s: deadlines nearer than this are kept by the second
 
 # Autobahn formats 30 options for a debug line that nobody reads, for every connection: a quarter of the handshake;
@@ -59,8 +65,8 @@ class Connection:
     """One WebSocket after its handshake (hub.Client). Slots only: an idle one must stay small."""
 
     __slots__ = (
-        "address", "alive", "closing", "deadline", "gateway", "identity", "issued", "pinged", "pings", "queue",
-        "reader", "session", "stamp", "tokens", "transport", "waited", "wheel",
+        "address", "alive", "closing", "deadline", "descriptor", "gateway", "identity", "issued", "pinged", "pings",
+        "queue", "reader", "session", "stamp", "tokens", "transport", "waited", "wheel",
     )  # fmt: skip
 
     session: Session
@@ -69,6 +75,7 @@ class Connection:
         self.gateway, self.transport, self.address = gateway, transport, address
         self.reader = Reader(gateway.limits.unauthenticated_bytes, gateway.limits.fragments)
         self.identity: Identity | None = None
+        self.descriptor = -1  # Twisted reads (edge/inlet.py)
         self.issued = 0
         self.alive = True
         self.pinged = False
@@ -100,9 +107,12 @@ class Connection:
             self.close(violation.code, violation.reason)
         else:
             self._take(frames)
+        if self.descriptor < 0 and not self.closing:  # who has spoken once will again
+            self.gateway.inlet.take(self)
 
     def connectionLost(self, reason: Any) -> None:
         self.closing = True
+        self.gateway.inlet.forget(self)
         self.gateway.gone(self)
 
     # -- frames in
@@ -184,11 +194,15 @@ class Connection:
     def flush(self) -> None:
         """Send what is queued, in one write."""
         queue, self.queue = self.queue, None
-        if queue is not None and not self.closing:
-            self.write(queue)
+        if queue is not None and not self.closing and not send_now(self.transport, queue):
+            self._not_all_sent()
 
     def write(self, data: bytes) -> None:
-        if not send_now(self.transport, data) and unsent(self.transport) > self.gateway.limits.unsent_bytes:
+        if not send_now(self.transport, data):
+            self._not_all_sent()
+
+    def _not_all_sent(self) -> None:
+        if unsent(self.transport) > self.gateway.limits.unsent_bytes:
             self.gateway.hub.slow(self, "too many bytes unsent")
 
     def refuse(self, code: int, reason: str) -> None:
@@ -205,6 +219,7 @@ class Connection:
         self.queue = None
         self.gateway.metrics.closes.count(code)
         self.gateway.leave(self)
+        self.gateway.inlet.give_back(self)
         send_now(self.transport, close_frame(code, reason))
         # RFC 6455 7.1.1: the server closes the TCP connection first. Only its own half: closing a socket with unread
         # bytes in it would reset the connection, and the client might never read why.
@@ -212,16 +227,47 @@ class Connection:
         self.gateway.reap(self)
 
 
+class AutobahnLog(Logger):
+    """Without what a peer can cause: a line for each bad handshake quotes it, and is one for each of a flood."""
+
+    def debug(self, *said: Any, **fields: Any) -> None:
+        pass
+
+    trace = info = debug
+
+    def warn(self, *said: Any, **fields: Any) -> None:
+        if "reason" not in fields:
+            super().warn(*said, **fields)
+
+
 class Handshake(WebSocketServerProtocol):  # type: ignore[misc]
     """Autobahn's side: the HTTP upgrade. Once open, a Connection takes its place on the transport."""
 
+    log = AutobahnLog()
     gateway: "Gateway"
     data: bytes
+    peer = ""  # Autobahn's words for log lines; making them costs a twentieth of the handshake
+    host: str  # the other end of the TCP connection
     client_address: str | None = None
     counted: str | None = None  # the address whose connections this one is among
     refusal: tuple[int, str] | None = None
     token: str | None = None
     place: "Start | Close | None" = None
+
+    def connectionMade(self) -> None:
+        """Autobahn's own, without its description of the transport."""
+        try:
+            self.transport.setTcpNoDelay(True)
+        except (AttributeError, OSError):
+            pass  # a socket in the file system, or one that has just gone
+        self._connectionMade()
+
+    def _onOpen(self) -> None:
+        self.onOpen()
+
+    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
+        """At once, as all else that we send: one turn of the reactor less for each handshake."""
+        send_now(self.transport, data)
 
     def _dataReceived(self, data: bytes) -> None:
         # Autobahn puts no bound on the request it waits for
@@ -238,10 +284,7 @@ class Handshake(WebSocketServerProtocol):  # type: ignore[misc]
         gateway = self.gateway
         if request.path != gateway.settings.path:
             raise gateway.deny(404, f"not found: the socket is at {gateway.settings.path}", "path")
-        peer = self.transport.getPeer()
-        self.client_address = gateway.address(
-            getattr(peer, "host", ""), request.headers.get("x-forwarded-for", "")
-        )
+        self.client_address = gateway.address(self.host, request.headers.get("x-forwarded-for", ""))
         gateway.admit(self.client_address, self.counted is not None)
         offered = request.protocols
         if not gateway.origin_allowed(request.headers.get("origin"), request.headers.get("host", "")):
@@ -273,14 +316,28 @@ def _place(params: dict[str, list[str]]) -> "Start | Close | None":
     return sessions.start(epoch, None if after is None else int(after))
 
 
+class Guest(Protocol):
+    """Who came in by a token: a WebSocket, or an event stream."""
+
+    identity: Identity | None
+
+    def close(self, code: int, reason: str) -> None: ...
+
+
+def _signed(guest: Guest, keys: Sequence[Key]) -> bool:
+    """Was the token of this guest signed with one of these keys?"""
+    identity = guest.identity
+    return identity is not None and any(key.is_same(identity.key) for key in keys)
+
+
 class Gateway(WebSocketServerFactory):  # type: ignore[misc]
     """The factory of all WebSockets: who may come in, when they must answer, when they must go."""
 
     def __init__(
-        self, reactor: Any, hub: Hub, verifier: Verifier, settings: WebSocket, limits: Limits, metrics: Metrics,
-        leeway: int = 30, now: Callable[[], float] | None = None,
+        self, reactor: Any, hub: Hub, verifier: Verifier | SelfIssued, settings: WebSocket, limits: Limits,
+        metrics: Metrics, leeway: int = 30, now: Callable[[], float] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(server="notifier", reactor=reactor)
+        super().__init__(server="", reactor=reactor)  # no Server field: it helps nobody
         self.noisy = False  # no line per start and stop of the factory
         self.hub, self.verifier, self.settings, self.limits, self.metrics = (
             hub,
@@ -294,8 +351,10 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         self.now = now or reactor.seconds
         self.adopt(limits, leeway)
         self.open: set[Connection] = set()
+        self.inlet = Inlet(reactor)
         self.draining = False
         self.streams = 0  # open event streams: they share the limits (edge/sse.py)
+        self.own = 0  # open connections of our own canaries, which take nobody's place
         self._handshakes: dict[Handshake, float] = {}  # upgrades under way: in order of their deadline
         self._strangers: dict[
             Connection, float
@@ -315,17 +374,23 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
             autoPingInterval=0, failByDrop=False, tcpNoDelay=True, allowedOrigins=["*"], allowNullOrigin=True,
             maxConnections=0, serveFlashSocketPolicy=False, trustXForwardedFor=0,
         )  # fmt: skip
+        # Autobahn copies the options named in CONFIG_ATTRS to every instance; here they are the class's.
+        options = {name: getattr(self, name) for name in Handshake.CONFIG_ATTRS}
+        self._handshake: Any = type("Handshake", (Handshake,), {**options, "CONFIG_ATTRS": ()})
 
     def adopt(self, limits: Limits, leeway: int) -> None:
         """Use these from now on. An open connection keeps the size of its messages until its next token."""
         self.limits, self.leeway = limits, leeway
         self.pings_a_round = max(1, -(-limits.pings_per_minute * int(self.settings.ping_seconds) // 60))
         self._trusted = [ipaddress.ip_network(each) for each in limits.trusted_proxies]
+        # asked twice for each connection, at 10 us each
+        self._address = lru_cache(maxsize=1024)(self._find_address)
 
     def start(self) -> None:
         self._timer = self.reactor.callLater(1.0, self._second)
 
     def stop(self) -> None:
+        self.inlet.stop()
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
@@ -335,7 +400,8 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         if self.draining or self.is_full():
             self.metrics.handshake_rejects.count("draining" if self.draining else "full")
             return None
-        address = self.address(getattr(addr, "host", ""), "")
+        host = getattr(addr, "host", "")  # a socket in the file system has none
+        address = self.address(host, "")
         if address is not None:
             # counted from here on: silent connections must not fill the house either
             state = self._of_address(address)
@@ -343,16 +409,17 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
                 self.metrics.handshake_rejects.count("per_address")
                 return None
             state[0] += 1
-        handshake = Handshake()
+        handshake = self._handshake()
         handshake.factory = self
         handshake.gateway = self
+        handshake.host = host
         handshake.counted = address
         self._handshakes[handshake] = self.reactor.seconds() + self.settings.handshake_seconds
         return handshake
 
     def is_full(self) -> bool:
         """Has this process all the connections that it bears?"""
-        return len(self.open) + len(self._handshakes) + self.streams >= self.limits.connections
+        return len(self.open) - self.own + len(self._handshakes) + self.streams >= self.limits.connections
 
     def count(self, address: str | None, change: int) -> None:
         """An event stream of this address begins (1) or ends (-1)."""
@@ -369,6 +436,10 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
 
         IPv6 counts by /64: one household has that many addresses.
         """
+        found = self._address if len(forwarded) <= KEPT_HEADER else self._find_address
+        return found(peer, forwarded)
+
+    def _find_address(self, peer: str, forwarded: str) -> str | None:
         hops = [*(hop.strip() for hop in forwarded.split(",") if hop.strip()), peer]
         for hop in reversed(hops):
             try:
@@ -414,7 +485,11 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
             return True
         if self.settings.origins:
             return origin.lower() in self.settings.origins
-        return urlsplit(origin.lower()).netloc == host.lower()
+        try:
+            site = urlsplit(origin.lower()).netloc
+        except ValueError:
+            return False
+        return site != "" and site == host.lower()  # `null` names no site
 
     def take_over(self, handshake: Handshake, data: bytes) -> None:
         """The upgrade is done: from now on the bytes are ours."""
@@ -479,8 +554,17 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         self._strangers.pop(connection, None)
         connection.session = Session(identity.user, place, self.limits.window)
         connection.reader.limit = self.limits.message_bytes
+        if is_reserved(identity.user):
+            self._exempt(connection)
         self._identify(connection, identity)
         self.hub.add(connection)
+
+    def _exempt(self, connection: Connection) -> None:
+        """A canary of our own: count it no more."""
+        self.own += 1
+        if connection.address is not None:
+            state = self._of_address(connection.address)
+            state[0], state[1], connection.address = state[0] - 1, state[1] + 1, None
 
     def renew(self, connection: Connection, effect: Authenticate) -> None:
         """A new token on an open session: the same person stays."""
@@ -514,6 +598,21 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         connection.identity, connection.issued = identity, identity.issued
         connection.deadline = identity.expires - int(self.settings.reauth_seconds)
         self._watch(connection, int(self.now()))
+
+    def void(self, keys: Sequence[Key], holds: Callable[[Key], bool], streams: Iterable[Guest] = ()) -> None:
+        """These keys are good no more: whom they let in has to go, spread, and comes back with a token of another key.
+
+        `holds`: whether a key is good when it comes to that.
+        """
+        guests: list[Guest] = [*self.open, *streams]
+        found = [each for each in guests if _signed(each, keys)]
+        for at, guest in enumerate(found, 1):
+            self.reactor.callLater(VOID_SECONDS * at / len(found), self._void, guest, keys, holds)
+
+    def _void(self, guest: Guest, keys: Sequence[Key], holds: Callable[[Key], bool]) -> None:
+        # a token of another key may have come meanwhile, or the key again
+        if _signed(guest, [key for key in keys if not holds(key)]):
+            guest.close(sessions.TOKEN_EXPIRED, "the key of this token is void")
 
     # -- time: one tick a second for all connections
 
@@ -624,6 +723,8 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         if connection not in self.open:
             return
         self.open.discard(connection)
+        if connection.identity is not None and is_reserved(connection.identity.user):
+            self.own -= 1
         if connection.address is not None:
             self._of_address(connection.address)[0] -= 1
         self.leave(connection)

@@ -1,6 +1,6 @@
 """The daemon, with a death of its own choosing: `python -m tests.chaos.failpoints POINT NTH --config FILE`.
 
-The house is the real one; two of its parts are wrapped so that the process kills itself (SIGKILL) when it passes
+The house is the real one; some of its parts are wrapped so that the process kills itself (SIGKILL) when it passes
 POINT for the NTH time. Where a command "has run", its reply lies in the kernel, unread.
 """
 
@@ -35,8 +35,9 @@ POINTS: Final = {
     "routed": "router: every shard has answered, the front door was not acknowledged",
     "acknowledge": "router: the acknowledgement has run, its reply was not read",
 }
-PATIENCE: Final = 2.0  # s to wait for a reply before dying without it
+PATIENCE: Final = 60.0  # s to wait for a reply before dying without it
 LAST: Final = "the last words of this process"
+LISTENS: Final = "listens: "
 
 
 class Fate:
@@ -66,23 +67,36 @@ def die(point: str) -> NoReturn:
 
 
 def die_when_run(point: str, calls: Connection) -> NoReturn:
-    """Redis answers in order: when a later question has been answered, into the kernel's buffer, all before has run."""
+    """Redis answers in order: when a later question has been answered, into the kernel's buffer, all before has run.
+
+    The reactor stands still meanwhile, so what it would write and read is moved here: a long command does not fit into
+    the socket at once, and a long reply would hold up the server.
+    """
     link: Any = calls._link
     if link is not None:
         link.call("ECHO", LAST)
-        deadline = time.monotonic() + PATIENCE
+        said, deadline = b"", time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
-            if LAST.encode() in _unread(link.transport.socket):
+            if LAST.encode() in said:
                 die(point)
+            try:
+                link.transport.doWrite()
+                said = said[-len(LAST) :] + _unread(link.transport.socket)
+            except (OSError, EOFError):
+                break  # Redis has died too
             time.sleep(0.001)
     die(f"{point} (no reply seen)")
 
 
 def _unread(link: socket.socket) -> bytes:
+    """What has come; no reply is acted on any more. Raises EOFError."""
     try:
-        return link.recv(1 << 24, socket.MSG_PEEK)
+        data = link.recv(1 << 20)
     except BlockingIOError:
         return b""
+    if not data:
+        raise EOFError
+    return data
 
 
 class MortalLog(RedisLog):
@@ -135,6 +149,14 @@ class MortalShards(RedisShards):
         await waiting
 
 
+class EagerHouse(service.House):
+    """A house that tells where clients may connect as soon as they can: it may not live until it is ready."""
+
+    async def _listen(self, name: str, description: str, factory: Any) -> None:
+        await super()._listen(name, description, factory)
+        os.write(1, f'{{"message": "{LISTENS}{name}", "port": {self.port(name)}}}\n'.encode())
+
+
 def _end_with_parent() -> None:
     os.read(0, 1)
     os._exit(1)
@@ -145,7 +167,7 @@ def main(arguments: Sequence[str], program: Callable[[], Any] = run) -> None:
     Fate.point, Fate.left = arguments[0], int(arguments[1])
     if Fate.point not in (*POINTS, "none"):
         raise SystemExit(f"no point {Fate.point!r}; there are: none, {', '.join(POINTS)}")
-    for name, mortal in (("RedisLog", MortalLog), ("RedisShards", MortalShards)):
+    for name, mortal in (("RedisLog", MortalLog), ("RedisShards", MortalShards), ("House", EagerHouse)):
         assert hasattr(service, name)
         setattr(service, name, mortal)
     threading.Thread(target=_end_with_parent, daemon=True).start()

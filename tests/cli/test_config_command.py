@@ -50,6 +50,7 @@ def folder(tmp_path: Path) -> Path:
         '[redis]\npassword_file = "password"\n[[tokens.keys]]\nkid = "one"\nalgorithm = "EdDSA"\nfile = "one.pub"\n'
     )
     (tmp_path / "password").write_text("secret\n")
+    (tmp_path / "password").chmod(0o600)
     return tmp_path
 
 
@@ -66,3 +67,11 @@ def test_an_empty_password_and_a_private_key_are_faults(folder: Path) -> None:
     assert "redis.password_file" in result.stderr
     assert "is empty" in result.stderr
     assert "private key" in result.stderr
+
+
+def test_a_password_that_others_can_read_is_a_fault(folder: Path) -> None:
+    (folder / "password").chmod(0o640)
+    result = _run("check", str(folder / "notifier.toml"))
+    assert result.exit_code == 1
+    assert "redis.password_file" in result.stderr
+    assert "open to other users: chmod 600" in result.stderr

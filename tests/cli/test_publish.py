@@ -274,6 +274,7 @@ def test_a_wrong_password_is_3_at_once(notifier: Program, tmp_path: Path) -> Non
         said = {}
         for password in ("wrong", "right"):
             (tmp_path / "password").write_text(f"{password}\n")
+            (tmp_path / "password").chmod(0o600)
             said[password] = notifier.run("publish", *LIKE, "--config", "n.toml")
         said["none"] = notifier.run("publish", *LIKE, "--redis", server.url)
     assert [said[name].code for name in ("wrong", "right", "none")] == [3, 0, 3]

@@ -7,14 +7,12 @@ import re
 import shutil
 import socket
 import ssl
-import subprocess
-import time
 from pathlib import Path
-from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 from notifier.edge.embedded import free_port
 from tests.client import request
+from tests.conf.shipped import Shipped
 from tests.daemon import ROOT
 from tests.edge.test_tls import Papers, make_papers
 from tests.servers import missing
@@ -40,20 +38,18 @@ class Reply(NamedTuple):
     body: bytes
 
 
-class Nginx:
+class Nginx(Shipped):
     """nginx as shipped, but for ports, paths and `changes` (a text of the file: what stands there instead).
 
     A context manager. websocket, api: ports of the daemon behind it.
     """
 
     def __init__(self, folder: Path, websocket: int, api: int, changes: dict[str, str] | None = None) -> None:
-        self.folder = folder
-        folder.mkdir()
+        super().__init__(folder)
         self.papers: Papers = make_papers(folder)
         self.plain, self.port = free_port(), free_port()
         self.conf = folder / "nginx.conf"
         self.conf.write_text(self._adapted(websocket, api, changes or {}), encoding="utf-8")
-        self._process: subprocess.Popen[bytes] | None = None
 
     def _adapted(self, websocket: int, api: int, changes: dict[str, str]) -> str:
         temporary = "".join(f"{name}_temp_path {self.folder}/{name};\n" for name in TEMPORARY)
@@ -79,26 +75,10 @@ class Nginx:
             text = text.replace(old, new)
         return text
 
-    def __enter__(self) -> Self:
-        with (self.folder / "said.log").open("ab") as out:
-            self._process = subprocess.Popen(
-                [program(), "-p", self.folder, "-c", self.conf, "-e", self.folder / "error.log"],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-            )  # fmt: skip
-        deadline = time.monotonic() + 10
-        while not self._listens():
-            assert self._process.poll() is None and time.monotonic() < deadline, self.said()
-            time.sleep(0.02)
-        return self
+    def command(self) -> list[str | Path]:
+        return [program(), "-p", self.folder, "-c", self.conf, "-e", self.folder / "error.log"]
 
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(10)
-
-    def _listens(self) -> bool:
+    def answers(self) -> bool:
         try:
             socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
         except OSError:

@@ -13,8 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import hiredis
 import pytest
@@ -22,6 +21,7 @@ import pytest
 from notifier.edge.embedded import free_port
 from tests.cli.program import Program, Said
 from tests.client import Socket, token
+from tests.conf.shipped import Shipped
 from tests.daemon import ROOT, Daemon, wait_until
 from tests.servers import Kind, binary_of
 
@@ -36,21 +36,20 @@ EVENT: Final = '{"type":"like","actor":{"id":"42"},"to":["7"]}'
 FREE: Final = {"auth", "hello", "quit", "reset"}
 
 
-class Guarded:
+class Guarded(Shipped):
     """A server with the redis.conf and users.acl that we ship; `passwords` by role. A context manager.
 
     filled_in: the folder holds a users.acl with passwords already
     """
 
     def __init__(self, folder: Path, kind: Kind, *, filled_in: bool = False) -> None:
-        self.folder, self.binary = folder, binary_of(kind)
-        folder.mkdir(parents=True, exist_ok=True)
+        super().__init__(folder)
+        self.binary = binary_of(kind)
         self.passwords = {role: f"password of {role}" for role in ROLES}
         self.port = free_port()
         self._acl = folder / "users.acl"
         if not filled_in:
             self._acl.write_text(self._filled_in())
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -63,29 +62,15 @@ class Guarded:
             lines = [line.replace(HOLE, f"#{digest}") if f"user {role} " in line else line for line in lines]
         return "\n".join(lines) + "\n"
 
-    def launch(self, acl: Path) -> subprocess.Popen[bytes]:
+    def command(self) -> list[str | Path]:
+        return self.started_with(self._acl)
+
+    def started_with(self, acl: Path) -> list[str | Path]:
         here = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self.folder), "aclfile": str(acl)}
         arguments = [word for name, value in here.items() for word in (f"--{name}", value)]
-        with (self.folder / "server.log").open("ab") as out:
-            return subprocess.Popen(
-                [self.binary, CONF / "redis.conf", *arguments],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-            )  # fmt: skip
+        return [self.binary, CONF / "redis.conf", *arguments]
 
-    def __enter__(self) -> Self:
-        self._process = self.launch(self._acl)
-        wait_until(self._answers, 10, lambda: (self.folder / "server.log").read_text())
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(10)
-
-    def _answers(self) -> bool:
-        assert self._process is not None and self._process.poll() is None, "the server ended"
+    def answers(self) -> bool:
         try:
             return bool(self.call("admin", "PING") == "PONG")
         except OSError:
@@ -153,8 +138,8 @@ def test_it_is_set_as_the_promise_needs(guarded: Guarded) -> None:
 def test_a_copy_without_passwords_does_not_start(guarded: Guarded, tmp_path: Path) -> None:
     other = Guarded(tmp_path, "valkey")
     other.binary = guarded.binary
-    assert other.launch(CONF / "users.acl").wait(10) != 0
-    assert "Aborting" in (said := (tmp_path / "server.log").read_text()) and "ACL errors" in said
+    assert other.launch(other.started_with(CONF / "users.acl")).wait(10) != 0
+    assert "Aborting" in (said := other.said()) and "ACL errors" in said
 
 
 def test_nobody_gets_in_without_a_name(guarded: Guarded) -> None:
@@ -203,6 +188,22 @@ def test_the_daemon_goes_the_whole_path_under_its_user(empty: Guarded, tmp_path:
         assert daemon.metrics()['dead_letters_total{reason="not_json"}'] == 1
         time.sleep(1.2)  # once more around: slots, depths, sweeps
         daemon.stop()
+    assert empty.refused() == []
+
+
+@pytest.mark.parametrize("guarded", ["valkey"], indirect=True)
+@pytest.mark.parametrize("tag", ["{1}", "{notifier:events}"])
+def test_a_canary_that_is_stuck_is_looked_for_under_the_same_user(
+    empty: Guarded, tmp_path: Path, tag: str
+) -> None:
+    settings = {"redis": {**empty.settings(tmp_path, "daemon"), "shards": 2}}
+    with Daemon(tmp_path, empty.url, settings) as daemon:
+
+        def found() -> bool:
+            empty.call("admin", "SET", f"lease:{tag}", "sleeper", "PX", "300")
+            return b"which another process reads (sleeper)" in daemon.get("/readyz")[1]
+
+        wait_until(found, 30, lambda: daemon.get("/readyz")[1].decode())
     assert empty.refused() == []
 
 

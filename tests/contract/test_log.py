@@ -536,6 +536,31 @@ async def test_a_copy_that_waited_at_the_front_door_is_a_repeat(spread: World) -
     assert reader.metrics.events_duplicate == 1
 
 
+async def test_a_repeat_behind_a_newer_entry_is_a_repeat(spread: World) -> None:
+    """A router has appended both, died, and its successor has appended both again; the shard has done the first."""
+    spread.use(window=1_000)
+    hour, now = 3_600_000, spread.now()
+    then, reader = now - 5 * hour, Reader(spread)
+    await spread.swept_from(then - hour)
+    old = Routed(0, f"{then}-0", (U,), event(to=U, eid="a", at=then))
+    new = Routed(0, f"{now}-0", (U,), event(to=U, eid="b", at=now))
+    await spread.shards().append([old])
+    await reader.run()
+    await spread.shards().append([new, old, new])
+    while await reader.log.sweep((await spread.log().depth()).accepted):
+        pass
+    await reader.run()
+    assert reader.metrics.events_duplicate == 2
+
+
+async def test_an_empty_stream_is_as_old_as_the_look_at_it(world: World) -> None:
+    """An entry may come right after it: the sweep must not believe that none is older than its own moment."""
+    before = world.now()
+    depth = await world.log().depth()
+    assert (depth.entries, depth.oldest) == (0, 0.0)
+    assert before - 1 <= depth.accepted <= world.now()
+
+
 async def test_marks_of_the_window_stay(world: World) -> None:
     hour, now = 3_600_000, world.now()
     reader = Reader(world)

@@ -3,9 +3,10 @@
 import itertools
 import sys
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from wsproto.frame_protocol import FrameProtocol, ParseFailed
 
@@ -576,8 +577,18 @@ def test_messages_come_back_however_they_were_cut(sent: list[tuple[int, bytes]],
     assert frames == expected
 
 
+class Oracle(FrameProtocol):
+    """wsproto, silent on what it does not know."""
+
+    def _process_close(self, frame: Any) -> Any:
+        # RFC 6455 7.4.2 leaves 1000-2999 to the registry of close codes, and IANA has entered 1014 (Bad Gateway) there
+        # since. wsproto's table ends at 1013: it refuses 1014, whatever follows, so it is no judge of it.
+        assume(bytes(frame.payload[:2]) != (1014).to_bytes(2, "big"))
+        return super()._process_close(frame)
+
+
 def read_by_wsproto(data: bytes) -> tuple[list[Frame], int]:
-    peer = FrameProtocol(client=False, extensions=[])
+    peer = Oracle(client=False, extensions=[])
     peer.receive_bytes(data)
     frames: list[Frame] = []
     parts: list[bytes] = []
@@ -599,7 +610,7 @@ def read_by_wsproto(data: bytes) -> tuple[list[Frame], int]:
 
 @settings(max_examples=300)
 @given(streams)
+@example(client(CLOSE, closing(1014, b"\xff")))  # we refuse the reason, wsproto the code
 def test_wsproto_reads_the_same(data: bytes) -> None:
     frames, code = read(Reader(10_000, fragments=100), data)
-    assume(not any(frame[0] == CLOSE and frame[1][0] == 1014 for frame in frames))  # not in its table
     assert (frames, code) == read_by_wsproto(data)

@@ -184,6 +184,59 @@ def test_acks_are_receipts_and_only_active_ones_are_sight() -> None:
     assert session.unacked is None
 
 
+def receipt(session: Session, seq: int, active: bool = False) -> bool:
+    """Was this receipt free?"""
+    session.received(msgspec.json.encode({"type": "ack", "seq": seq, "active": active}))
+    return session.free
+
+
+def test_each_notification_pays_for_one_receipt_and_for_nothing_else() -> None:
+    session = live(0)
+    assert not receipt(session, 0), "nothing was sent"
+    for seq in (1, 2, 3):
+        session.hear(BIRTH, RUN, seq, True)
+    session.hear(BIRTH, RUN, 4, False)  # a mark: nobody acknowledges it
+    for text in (
+        b'{"type":"ping"}',
+        b'{"type":"seen","seq":1}',
+        b'{"type":"read","seq":1}',
+        b'{"type":"x"}',
+        b"{",
+    ):
+        session.received(text)
+        assert not session.free
+    assert [receipt(session, seq) for seq in (1, 2, 3)] == [True] * 3
+    assert not receipt(session, 3)
+    assert not receipt(session, 3, active=True)
+    session.hear(BIRTH, RUN, 5, True)
+    assert [receipt(session, 5), receipt(session, 5)] == [True, False]
+
+
+def test_history_pays_too_and_a_window_is_the_most_that_can_be_saved() -> None:
+    session = Session("u", Start(True, Place(0, "0", 0)), 4)
+    session.want(100)
+    session.joined(answer("load", 9, 1, 2, 3, 4, more=True))
+    assert [receipt(session, seq) for seq in (1, 2, 3, 4, 4)] == [True] * 4 + [False]
+    for first in (5, 9, 13):
+        for seq in range(first, first + 4):
+            session.last, session.state = seq - 1, LIVE
+            assert session.hear(BIRTH, RUN, seq, True) == SEND
+        session.unacked = None  # as one cumulative receipt leaves it, or a transport that knows by itself
+    assert [receipt(session, 16) for _ in range(6)] == [True] * 4 + [False] * 2
+
+
+@given(st.lists(st.integers(0, 4), max_size=40))
+def test_who_acknowledges_each_notification_once_never_pays(batches: list[int]) -> None:
+    session, last, acked = live(0), 0, 0
+    for size in batches:
+        for _ in range(size):
+            last += 1
+            assert session.hear(BIRTH, RUN, last, True) == SEND
+        for seq in range(acked + 1, last):  # the newest one later
+            assert receipt(session, seq)
+            acked = seq
+
+
 TABLE: list[tuple[bytes, list[Any]]] = [
     (b'{"type":"ping"}', [Send(b'{"type":"pong"}')]),
     (b'{"type":"seen","seq":1}', [Mark("u", "seen", str(BIRTH), RUN, 1)]),

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from notifier.core.tokens import MAX_BYTES, REASONS, Identity, Key, Reason, TokenError, Verifier
+from notifier.core.tokens import MAX_BYTES, REASONS, Identity, Key, Reason, TokenError, Verifier, base64url
 
 NOW = 1_800_000_000
 LEEWAY = 30
@@ -79,7 +79,11 @@ def outcome(token: str, by: Verifier | None = None, now: float = NOW) -> Reason 
 
 
 def test_a_good_token_names_its_person() -> None:
-    assert verifier().verify(sign(), NOW) == Identity("ana", NOW - 60, NOW + 600, frozenset({"inbox"}))
+    checked = verifier()
+    found = checked.verify(sign(), NOW)
+    assert found == Identity("ana", NOW - 60, NOW + 600, frozenset({"inbox"}), found.key)
+    assert found.key is not None
+    assert checked.holds(found.key)
 
 
 @pytest.mark.parametrize(
@@ -301,6 +305,25 @@ def test_keys_offered_by_the_token_are_not_looked_at() -> None:
     }
     assert outcome(sign(header(**offered), secret=OTHER)) == "signature"
     assert outcome(sign(header(**offered))) is None
+
+
+def test_who_has_let_tokens_in_hears_which_keys_are_gone() -> None:
+    gone: list[list[Key]] = []
+    one, two = (Key(kid, "HS256", lambda _data, _signature: True, b"1") for kid in ("k1", "k2"))
+    again = Key("k1", "HS256", lambda _data, _signature: True, b"1")
+    other = Key("k2", "HS256", lambda _data, _signature: True, b"2")
+    by = verifier(one, two)
+    by.voided = gone.append
+    by.replace([again, two, pinned("k3", "RS256")])
+    assert gone == [], "read once more, and one more"
+    by.replace([again, other])
+    assert [[key.kid for key in keys] for keys in gone] == [["k2", "k3"]]
+    assert (by.holds(one), by.holds(two), by.holds(other)) == (True, False, True)
+    with pytest.raises(ValueError, match="two keys"):
+        by.replace([again, one, again])
+    assert len(gone) == 1, "a refused set changes nothing"
+    by.replace([])
+    assert [key.kid for key in gone[-1]] == ["k1", "k2"]
 
 
 def test_keys_can_be_replaced_while_running() -> None:
@@ -568,3 +591,18 @@ def test_what_pyjwt_refuses_is_refused(data: st.DataObject) -> None:
         token[data.draw(st.integers(0, len(token) - 1))] = data.draw(st.sampled_from("Ab0_-.=/ "))
     if not second_opinion("".join(token)):
         assert outcome("".join(token)) is not None
+
+
+@UNHURRIED
+@given(st.one_of(st.binary(max_size=40).map(b64), st.text("Ab0_-+/= é!", max_size=12), st.text(max_size=12)))
+@example("QQ")
+@example("QR")  # stray bits at the end: the same byte, spelled in another way
+@example("+/+/")
+@example("!!!!")
+@example("Q=Q=")
+def test_base64url_is_the_encoders_own_spelling_and_nothing_else(text: str) -> None:
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except ValueError:
+        raw = b""
+    assert base64url(text) == (raw if b64(raw) == text else None)

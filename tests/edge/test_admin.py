@@ -24,6 +24,7 @@ from notifier.edge.admin import (
     is_own_name,
     refusal,
 )
+from notifier.edge.http import NEWCOMER_SECONDS
 from notifier.metrics import Metrics
 from tests import reactor
 
@@ -307,3 +308,29 @@ def test_each_answer_starts_the_time_limit_anew() -> None:
     assert not client.transport.disconnecting
     client.clock.advance(REQUEST_SECONDS)
     assert client.transport.disconnecting
+
+
+class Halves(StringTransport):
+    """One that can be closed by halves, as TCP can."""
+
+    def loseWriteConnection(self) -> None:
+        self.loseConnection()
+
+
+def test_a_drain_lets_go_who_is_served_then_who_is_silent_then_who_drips() -> None:
+    clock = Clock()
+    site: Any = admin_site(lambda: b"", {}, reactor=clock)  # type: ignore[arg-type]
+    links = {}
+    whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    for name, sent in {"served": whole, "silent": b"", "dripping": whole[:20]}.items():
+        channel, links[name] = site.buildProtocol(None), Halves()
+        channel.makeConnection(links[name])
+        if sent:
+            channel.dataReceived(sent)
+    ended: list[str] = []
+    site.drain(10.0)
+    for seconds in (0.0, NEWCOMER_SECONDS, 10.0):
+        clock.advance(seconds)
+        ended += [name for name, link in links.items() if link.disconnecting and name not in ended]
+        assert len(ended) == ("served", "silent", "dripping").index(ended[-1]) + 1
+    assert ended == ["served", "silent", "dripping"]

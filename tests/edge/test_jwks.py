@@ -25,7 +25,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
 from notifier.core.tokens import Key, TokenError, Verifier
-from notifier.edge.jwks import ANSWER_SECONDS, FRESH_SECONDS, MAX_BYTES, Keys
+from notifier.edge.jwks import ANSWER_SECONDS, FRESH_SECONDS, MAX_BYTES, RETRY_SECONDS, Keys
 from notifier.edge.keyring import public_check
 
 RUNNING: Any = installed
@@ -180,6 +180,21 @@ async def test_keys_are_fetched_again_every_ten_minutes() -> None:
         assert (b.source.asked, b.good("a"), b.good("b")) == (2, False, True)
         await b.later(FRESH_SECONDS)
         assert b.source.asked == 3
+
+
+async def test_what_the_set_no_longer_holds_is_void_and_nothing_else() -> None:
+    async with bench() as b:
+        gone: list[str] = []
+        b.verifier.voided = lambda keys: gone.extend(key.kid for key in keys)
+        b.source.body = key_set("a", "b")
+        await b.keys.start()
+        await b.later(FRESH_SECONDS)
+        b.source.code = 500
+        await b.later(FRESH_SECONDS)
+        assert (b.source.asked, gone) == (3, [])
+        b.source.code, b.source.body = 200, key_set("b")
+        await b.later(RETRY_SECONDS)
+        assert (b.source.asked, gone) == (4, ["a"])
 
 
 async def test_an_unknown_kid_fetches_at_most_once_a_minute() -> None:

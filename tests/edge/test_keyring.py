@@ -146,6 +146,31 @@ def test_files_and_a_set_are_loaded_together(write: Callable[..., Path]) -> None
     assert all(accepts(keys, token(key.algorithm, key.kid)) for key in keys)
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_key_that_is_read_once_more_is_the_same_and_another_is_not(
+    algorithm: str, write: Callable[..., Path]
+) -> None:
+    file = write("file", verifying_file(algorithm))
+    (first,) = load([("k1", algorithm, file)])
+    file.write_bytes(b"\n" + verifying_file(algorithm) + b"\n")
+    (second,) = load([("k1", algorithm, file)])
+    assert first.is_same(second)
+    assert not first.is_same(load([("k2", algorithm, file)])[0])
+    assert not first.is_same(None)
+    if algorithm == "HS256":
+        file.write_bytes(SECRET[::-1])
+    else:
+        (published,) = read_jwks(jwks(jwk(PRIVATE[algorithm], "k1")), "set")
+        assert first.is_same(published), "whether from a file or from a set"
+        made: dict[str, Callable[[], Private]] = {
+            "EdDSA": ed25519.Ed25519PrivateKey.generate,
+            "ES256": lambda: ec.generate_private_key(ec.SECP256R1()),
+            "RS256": lambda: rsa.generate_private_key(65537, 2048),
+        }
+        file.write_bytes(public_pem(made[algorithm]()))
+    assert not first.is_same(load([("k1", algorithm, file)])[0])
+
+
 def test_nothing_configured_is_an_empty_ring() -> None:
     assert load([]) == []
 

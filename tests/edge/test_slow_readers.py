@@ -103,3 +103,24 @@ def test_who_was_too_slow_comes_back_and_has_everything(tmp_path: Path, server: 
                 got.append(message["seq"])
                 again.send({"type": "ack", "seq": message["seq"]})
             assert got == list(range(1, 151))
+
+
+def test_nobody_is_dropped_by_a_history_that_is_larger_than_what_may_lie_unsent(
+    tmp_path: Path, server: Valkey
+) -> None:
+    rows = 100
+    with Daemon(tmp_path, server.url, {"limits": {"unsent_bytes": UNSENT}}) as daemon:
+        publish(server, ["bo"], rows)
+        wait_until(
+            lambda: server.call("HGET", "inbox:{0}:bo", "seq") == b"%d" % rows, 20, "the rows are there"
+        )
+        with Socket(daemon.port("websocket"), receive_bytes=2048) as client:
+            client.send(auth(token("bo"), after=0))
+            wait_until(lambda: daemon.metrics()['joins_total{result="load"}'] > 0, 20, "its history is read")
+            # only now does it read, one row after the other
+            for seq in range(1, rows + 1):
+                message = client.until("notification", 20)
+                assert (message["seq"], len(message["text"]) > 4000) == (seq, True)
+                client.send({"type": "ack", "seq": seq})
+            assert client.until("upto", 20)["seq"] == rows
+        assert daemon.metrics()["slow_clients_total"] == 0

@@ -1,0 +1,157 @@
+"""Reads what WebSocket clients send: many sockets in one turn of the reactor (docs/performance.md says what it gains).
+Twisted keeps the transports. It reads again itself where anything but data comes: an end, an error, a close."""
+
+import select
+from typing import Any, Final, Protocol
+
+from twisted.logger import Logger
+
+from notifier.edge.direct import is_plain
+
+log = Logger()
+
+GATHER: Final = 0.005  # s: who sends first is read at once, who follows within this time waits for its end
+AT_ONCE: Final = 256  # sockets in one turn; the rest come in the next one
+READ_SIZE: Final = 4096  # bytes: a receipt has 40, and a client that floods us gets no more than its share
+
+
+class Speaker(Protocol):
+    """A connection whose bytes are read here. `descriptor`: its file descriptor while they are, else -1."""
+
+    descriptor: int
+    transport: Any
+
+    def dataReceived(self, data: bytes) -> None: ...
+
+
+class Inlet:
+    """An epoll of our own inside the reactor's: one event there stands for all sockets that have something to say.
+
+    A receipt costs 2 us to read this way and 4 in a doRead of its own, and all of them together wake the reactor 200
+    times a second at most. Where there is no epoll, nothing is taken and Twisted reads as ever.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self.reactor = reactor
+        self._poll: Any = None
+        self._speakers: dict[int, Speaker] = {}
+        self._watching = False  # the reactor wakes us
+        self._timer: Any = None  # we wake ourselves
+        self._stopped = not hasattr(select, "epoll")
+
+    # -- who is read
+
+    def take(self, speaker: Speaker) -> None:
+        """Read this connection from now on, if its transport is plain TCP."""
+        transport = speaker.transport
+        if self._stopped or not is_plain(transport) or not transport.connected:
+            return
+        if self._poll is None:
+            self._poll = select.epoll()
+        transport.stopReading()
+        descriptor = transport.fileno()
+        self._poll.register(descriptor, select.EPOLLIN)
+        speaker.descriptor = descriptor
+        self._speakers[descriptor] = speaker
+        if self._timer is None:
+            self._watch()
+
+    def give_back(self, speaker: Speaker) -> None:
+        """Let Twisted read again; it meets whatever is there: unread bytes, an end, an error."""
+        if speaker.descriptor < 0:
+            return
+        self._poll.unregister(speaker.descriptor)
+        self.forget(speaker)
+        speaker.transport.startReading()
+
+    def forget(self, speaker: Speaker) -> None:
+        """The connection is gone, and its descriptor with it."""
+        if speaker.descriptor >= 0:
+            del self._speakers[speaker.descriptor]
+            speaker.descriptor = -1
+            if not self._speakers:
+                self._rest()
+
+    def stop(self) -> None:
+        """Read nobody any more."""
+        self._stopped = True
+        for speaker in list(self._speakers.values()):
+            self.give_back(speaker)
+
+    # -- when
+
+    def _watch(self) -> None:
+        if not self._watching:
+            self._watching = True
+            self.reactor.addReader(self)
+
+    def _rest(self) -> None:
+        """Nobody is left: leave no trace in the reactor."""
+        if self._watching:
+            self._watching = False
+            self.reactor.removeReader(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._poll.close()
+        self._poll = None
+
+    def _gathered(self) -> None:
+        self._timer = None
+        self._turn()
+
+    def _turn(self) -> None:
+        """Read; then wait a little for company, or, when nobody spoke, for the reactor to wake us."""
+        heard = self._hear()
+        if not self._speakers:
+            return
+        if not heard:
+            self._watch()
+            return
+        if self._watching:
+            self._watching = False
+            self.reactor.removeReader(self)
+        if self._timer is None:
+            self._timer = self.reactor.callLater(0 if heard == AT_ONCE else GATHER, self._gathered)
+
+    def _hear(self) -> int:
+        """Take in what has come; from how many."""
+        speakers = self._speakers
+        ready = self._poll.poll(0, AT_ONCE)
+        for descriptor, _ in ready:
+            speaker = speakers.get(descriptor)
+            if speaker is None:
+                continue  # one before it in this turn has ended it
+            try:
+                data = speaker.transport.socket.recv(READ_SIZE)
+            except BlockingIOError:
+                continue
+            except OSError:
+                data = b""
+            if not data:
+                self.give_back(speaker)
+                continue
+            try:
+                speaker.dataReceived(data)
+            except (
+                Exception
+            ):  # a bug ends this connection, as it would if Twisted had called; the others go on
+                log.failure("while reading a WebSocket")
+                speaker.transport.abortConnection()
+        return len(ready)
+
+    # -- Twisted's descriptor interface
+
+    def fileno(self) -> int:
+        return -1 if self._poll is None else int(self._poll.fileno())
+
+    def doRead(self) -> None:
+        self._turn()
+
+    def logPrefix(self) -> str:
+        return "inlet"
+
+    def connectionLost(self, reason: Any) -> None:
+        """The reactor lets go of us, at its end or over a bug of ours: Twisted reads for everybody."""
+        self._watching = False
+        self.stop()

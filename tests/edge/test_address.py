@@ -1,0 +1,73 @@
+"""Whose connection it is, as the limits per address count: found once for each peer, anew when the rules change."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor as default_reactor
+from twisted.internet.task import deferLater
+
+from notifier.config import Limits, WebSocket
+from notifier.core.tokens import Verifier
+from notifier.edge.websocket import Gateway
+from notifier.metrics import Metrics
+from tests.client import PATH, PROTOCOL, request
+
+reactor: Any = default_reactor
+
+
+def gateway(*proxies: str) -> Gateway:
+    nobody: Any = None
+    verifier = Verifier((), "notifier", None, 86_400, 30)
+    return Gateway(reactor, nobody, verifier, WebSocket(), Limits(trusted_proxies=proxies), Metrics())
+
+
+def test_the_right_most_address_that_is_no_proxys() -> None:
+    found = gateway("10.0.0.0/8").address
+    assert found("192.0.2.7", "") == "192.0.2.7"
+    assert found("10.1.1.1", "192.0.2.8, 10.2.2.2") == "192.0.2.8"
+    assert found("10.1.1.1", "forged, 192.0.2.9") == "192.0.2.9"
+    assert found("192.0.2.7", "192.0.2.8") == "192.0.2.7", "a peer that is no proxy is not believed"
+    assert found("10.1.1.1", "") is None
+    assert found("", "") is None
+    assert found("10.1.1.1", "nonsense") is None
+    assert found("10.1.1.1", "192.0.2.8" + ", 10.2.2.2" * 100) == "192.0.2.8", "however long the way"
+
+
+def test_one_household_of_ipv6_is_one_address() -> None:
+    found = gateway().address
+    assert found("2001:db8::1", "") == found("2001:db8::ffff:2", "") == "2001:db8::/64"
+    assert found("2001:db8:0:1::1", "") == "2001:db8:0:1::/64"
+    assert found("::ffff:192.0.2.7", "") == "192.0.2.7", "IPv4 on a dual-stack listener"
+
+
+def test_other_proxies_change_what_was_found_before() -> None:
+    house = gateway("10.0.0.0/8")
+    assert house.address("172.16.0.1", "192.0.2.8") == "172.16.0.1"
+    house.adopt(Limits(trusted_proxies=("172.16.0.0/12",)), 30)
+    assert house.address("172.16.0.1", "192.0.2.8") == "192.0.2.8"
+    assert house.address("10.1.1.1", "192.0.2.8") == "10.1.1.1"
+
+
+async def test_a_socket_in_the_file_system_has_no_address_and_is_served(tmp_path: Path) -> None:
+    house = gateway()
+    port = reactor.listenUNIX(str(tmp_path / "socket"), house)
+    with socket.socket(socket.AF_UNIX) as link:
+        link.connect(str(tmp_path / "socket"))
+        link.sendall(request(PATH, (PROTOCOL,), {}))
+        link.setblocking(False)
+        answer = b""
+        for _ in range(1000):
+            await deferLater(reactor, 0.01, lambda: None)
+            try:
+                answer += link.recv(4096)
+            except BlockingIOError:
+                continue
+            break
+        assert answer.startswith(b"HTTP/1.1 101 ")
+        (connection,) = house.open
+        assert connection.address is None
+        connection.transport.abortConnection()
+        await port.stopListening()
