@@ -153,11 +153,8 @@ class Hub:
             if here is None:
                 stale += 1
                 continue
-            text, sent = self._text(bell), 0
-            if not text:
-                continue
-            notification = bell.record[1] == NOTIFICATION
-            for client in here:
+            text, notification, sent = self._text(bell), bell.record[1:2] == NOTIFICATION, 0
+            for client in here if text else ():
                 session = client.session
                 if session.state != LIVE:
                     session.keep(bell)
