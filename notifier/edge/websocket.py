@@ -238,11 +238,13 @@ class Handshake(WebSocketServerProtocol):  # type: ignore[misc]
     place: "Start | Close | None" = None
 
     def connectionMade(self) -> None:
-        """Autobahn's own, without its description of the transport."""
+        """Autobahn's own, without its description of the transport. That one asks for its option tcpNoDelay before it
+        has copied the options, and passes over the error: a second frame then waits 40 ms for a client's delayed ack.
+        """
         try:
             self.transport.setTcpNoDelay(True)
         except (AttributeError, OSError):
-            pass  # a socket in the file system, or one that has just gone
+            pass  # not TCP, or a connection that has just gone
         self._connectionMade()
 
     def _onOpen(self) -> None:
@@ -344,7 +346,7 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         )  # fmt: skip
         # Autobahn copies the options named in CONFIG_ATTRS to every instance; here they are the class's.
         options = {name: getattr(self, name) for name in Handshake.CONFIG_ATTRS}
-        self._handshake: Any = type("Handshake", (Handshake,), {**options, "CONFIG_ATTRS": ()})
+        self._new_handshake: Any = type("Handshake", (Handshake,), {**options, "CONFIG_ATTRS": ()})
 
     def adopt(self, limits: Limits, leeway: int) -> None:
         """Use these from now on. An open connection keeps the size of its messages until its next token."""
@@ -377,7 +379,7 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
                 self.metrics.handshake_rejects.count("per_address")
                 return None
             state[0] += 1
-        handshake = self._handshake()
+        handshake = self._new_handshake()
         handshake.factory = self
         handshake.gateway = self
         handshake.host = host

@@ -1,8 +1,10 @@
-"""Whose connection it is, as the limits per address count: found once for each peer, anew when the rules change."""
+"""How a connection is taken in: whose it is, as the limits per address count, and how its socket is set."""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from twisted.internet.task import deferLater
 
 from notifier.config import Limits, WebSocket
 from notifier.core.tokens import Verifier
-from notifier.edge.websocket import Gateway
+from notifier.edge.websocket import Connection, Gateway
 from notifier.metrics import Metrics
 from tests.client import PATH, PROTOCOL, request
 
@@ -51,23 +53,40 @@ def test_other_proxies_change_what_was_found_before() -> None:
     assert house.address("10.1.1.1", "192.0.2.8") == "10.1.1.1"
 
 
+@asynccontextmanager
+async def upgraded(house: Gateway, link: socket.socket, address: Any) -> AsyncIterator[Connection]:
+    """The server's side of a connection that has just been upgraded."""
+    link.connect(address)
+    link.sendall(request(PATH, (PROTOCOL,), {}))
+    link.setblocking(False)
+    answer = b""
+    for _ in range(1000):
+        await deferLater(reactor, 0.01, lambda: None)
+        try:
+            answer += link.recv(4096)
+        except BlockingIOError:
+            continue
+        break
+    assert answer.startswith(b"HTTP/1.1 101 ")
+    (connection,) = house.open
+    yield connection
+    connection.transport.abortConnection()
+
+
+async def test_a_frame_does_not_wait_for_the_client_to_confirm_the_one_before() -> None:
+    house = gateway()
+    port = reactor.listenTCP(0, house, interface="127.0.0.1")
+    with socket.socket() as link:
+        async with upgraded(house, link, ("127.0.0.1", port.getHost().port)) as connection:
+            # without it the second of two notifications comes 40 ms late (RFC 896 meets RFC 1122 4.2.3.2)
+            assert connection.transport.getTcpNoDelay()
+    await port.stopListening()
+
+
 async def test_a_socket_in_the_file_system_has_no_address_and_is_served(tmp_path: Path) -> None:
     house = gateway()
     port = reactor.listenUNIX(str(tmp_path / "socket"), house)
     with socket.socket(socket.AF_UNIX) as link:
-        link.connect(str(tmp_path / "socket"))
-        link.sendall(request(PATH, (PROTOCOL,), {}))
-        link.setblocking(False)
-        answer = b""
-        for _ in range(1000):
-            await deferLater(reactor, 0.01, lambda: None)
-            try:
-                answer += link.recv(4096)
-            except BlockingIOError:
-                continue
-            break
-        assert answer.startswith(b"HTTP/1.1 101 ")
-        (connection,) = house.open
-        assert connection.address is None
-        connection.transport.abortConnection()
-        await port.stopListening()
+        async with upgraded(house, link, str(tmp_path / "socket")) as connection:
+            assert connection.address is None
+    await port.stopListening()
