@@ -344,9 +344,14 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
             autoPingInterval=0, failByDrop=False, tcpNoDelay=True, allowedOrigins=["*"], allowNullOrigin=True,
             maxConnections=0, serveFlashSocketPolicy=False, trustXForwardedFor=0,
         )  # fmt: skip
-        # Autobahn copies the options named in CONFIG_ATTRS to every instance; here they are the class's.
+        self._new_handshake = self._with_options()
+
+    def _with_options(self) -> Any:
+        """Handshake with our options as its class's own: Autobahn would copy each one to every instance."""
         options = {name: getattr(self, name) for name in Handshake.CONFIG_ATTRS}
-        self._new_handshake: Any = type("Handshake", (Handshake,), {**options, "CONFIG_ATTRS": ()})
+        # some are functions, which a class would make its methods
+        kept = {name: staticmethod(value) if callable(value) else value for name, value in options.items()}
+        return type("Handshake", (Handshake,), {**kept, "CONFIG_ATTRS": ()})
 
     def adopt(self, limits: Limits, leeway: int) -> None:
         """Use these from now on. An open connection keeps the size of its messages until its next token."""

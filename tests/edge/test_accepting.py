@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from twisted.internet.task import deferLater
 
 from notifier.config import Limits, WebSocket
 from notifier.core.tokens import Verifier
-from notifier.edge.websocket import Connection, Gateway
+from notifier.edge.websocket import Connection, Gateway, Handshake
 from notifier.metrics import Metrics
 from tests.client import PATH, PROTOCOL, request
 
@@ -54,10 +54,12 @@ def test_other_proxies_change_what_was_found_before() -> None:
 
 
 @asynccontextmanager
-async def upgraded(house: Gateway, link: socket.socket, address: Any) -> AsyncIterator[Connection]:
+async def upgraded(
+    house: Gateway, link: socket.socket, address: Any, headers: Mapping[str, str] | None = None
+) -> AsyncIterator[Connection]:
     """The server's side of a connection that has just been upgraded."""
     link.connect(address)
-    link.sendall(request(PATH, (PROTOCOL,), {}))
+    link.sendall(request(PATH, (PROTOCOL,), headers or {}))
     link.setblocking(False)
     answer = b""
     for _ in range(1000):
@@ -68,6 +70,7 @@ async def upgraded(house: Gateway, link: socket.socket, address: Any) -> AsyncIt
             continue
         break
     assert answer.startswith(b"HTTP/1.1 101 ")
+    assert b"Extensions" not in answer
     (connection,) = house.open
     yield connection
     connection.transport.abortConnection()
@@ -80,6 +83,23 @@ async def test_a_frame_does_not_wait_for_the_client_to_confirm_the_one_before() 
         async with upgraded(house, link, ("127.0.0.1", port.getHost().port)) as connection:
             # without it the second of two notifications comes 40 ms late (RFC 896 meets RFC 1122 4.2.3.2)
             assert connection.transport.getTcpNoDelay()
+    await port.stopListening()
+
+
+async def test_each_option_is_what_the_factory_says() -> None:
+    house = gateway()
+    made = house.buildProtocol(None)
+    for name in Handshake.CONFIG_ATTRS:
+        assert getattr(made, name) == getattr(house, name), name
+
+
+async def test_an_offer_to_compress_is_left_aside() -> None:
+    house = gateway()
+    port = reactor.listenTCP(0, house, interface="127.0.0.1")
+    offer = {"Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits"}
+    with socket.socket() as link:
+        async with upgraded(house, link, ("127.0.0.1", port.getHost().port), offer) as connection:
+            assert connection.transport.connected
     await port.stopListening()
 
 
