@@ -284,12 +284,15 @@ async def test_what_was_passed_over_is_applied_in_its_place(world: World) -> Non
     assert (await reader.log.depth()).entries == 0
 
 
-async def test_what_is_stranded_comes_in_pages_too(world: World) -> None:
+@pytest.mark.parametrize(
+    "stranded", [slice(0, 450, 10), slice(0, 250), slice(0, 440), slice(0, 450), slice(200, 450)]
+)
+async def test_what_is_stranded_comes_in_pages_too(world: World, stranded: slice) -> None:
     log = world.log()
     sent = [await world.append(event(to=U)) for _ in range(460)]
     await log.take()
     await log.read(450)
-    for entry in sent[:450:10]:
+    for entry in sent[stranded]:
         await world.strand(entry)
     found, after, first = [], "", True
     while first or after:
@@ -297,6 +300,19 @@ async def test_what_is_stranded_comes_in_pages_too(world: World) -> None:
         found += [entry.id for entry in claimed.entries]
         after, first = claimed.after, False
     assert found == sent[:450]
+
+
+async def test_what_is_pending_behind_a_group_that_was_moved_back_is_taken_over(world: World) -> None:
+    log = world.log()
+    sent = [await world.append(event(to=U, eid=f"e{n}", at=world.now(), thing=str(n))) for n in range(3)]
+    await log.take()
+    await log.read(3)
+    await world.rewind()
+    assert [entry.id for entry in (await log.claim(0, "")).entries] == sent
+    await log.give()
+    reader = Reader(world, "two")
+    await reader.run()
+    assert (ids(await load(world, U)), (await reader.log.depth()).entries) == (["e0", "e1", "e2"], 0)
 
 
 # -- repeats

@@ -195,13 +195,21 @@ async def test_a_trim_looks_no_farther_than_to_the_next_row(real: RedisWorld) ->
 @pytest.mark.parametrize("seq", [700, 100_000, 2_000_000, 2**52])
 async def test_a_trim_passes_over_any_number_of_holes_at_once(real: RedisWorld, seq: int) -> None:
     """As many likes and unlikes leave them behind a row that stays: the cap holds, and no call is long."""
+    key, at = keys.inbox(U, 1), real.now()
+    real.use(cap=1)
+    await Reader(real).deliver(event(to=U, eid="gone", at=at, thing="gone"))
+    gone = await real.calls.call("HGET", key, "1")
+    await real.log().give()
+    await Reader(real).deliver(event(to=U))
     real.use(cap=3)
-    await Reader(real).deliver(*(event(to=U, thing=str(n)) for n in range(2)))
     state = msgspec.structs.replace(await stands(real, U), seq=seq)
-    await real.calls.call("HSET", keys.inbox(U, 1), "state", state.packed())
+    assert (state.floor, state.live) == (1, 1)
+    # and what errors have left there: a record that was dropped, one that was replaced
+    await real.calls.call("HSET", key, "state", state.packed(), "1", gone, "n:gone", "1", "650", "")
+    await real.log().give()
     assert await looked(real, *(event(to=U, thing=f"t{n}") for n in range(8))) <= 600
     joined = await load(real, U)
     assert [at for at, _ in joined.records] == [seq + 6, seq + 7, seq + 8]
     assert (joined.floor, joined.unread, (await stands(real, U)).live) == (seq + 5, 3, 3)
-    fields = await real.calls.call("HKEYS", keys.inbox(U, 1))
-    assert len(fields) == 1 + 3 * 2
+    fields = await real.calls.call("HKEYS", key)
+    assert len(fields) == 1 + 3 * 2 + 3

@@ -107,6 +107,7 @@ class World(Protocol):
     async def append(self, *fields: bytes, stream: str = "", entry_id: str = "") -> str: ...
     async def remove(self, entry: str) -> None: ...
     async def strand(self, entry: str) -> None: ...
+    async def rewind(self) -> None: ...
     async def drop_group(self) -> None: ...
     async def drop_stream(self) -> None: ...
     async def set_lease(self, ms: int) -> None: ...
@@ -176,6 +177,10 @@ class MemoryWorld(World):
         """Acknowledged, but not deleted."""
         ms, _, number = entry.partition("-")
         self.server.stream(self.stream).pending.cut((int(ms), int(number)))
+
+    async def rewind(self) -> None:
+        """The group has been given nothing; what is pending stays so."""
+        self.server.stream(self.stream).ends.put("read", (0, 0))
 
     async def drop_group(self) -> None:
         stream = self.server.stream(self.stream)
@@ -307,6 +312,9 @@ class RedisWorld(World):
 
     async def strand(self, entry: str) -> None:
         await self.calls.call("XACK", self.stream, keys.GROUP, entry)
+
+    async def rewind(self) -> None:
+        await self.calls.call("XGROUP", "SETID", self.stream, keys.GROUP, "0")
 
     async def drop_group(self) -> None:
         await self.calls.call("XGROUP", "DESTROY", self.stream, keys.GROUP)

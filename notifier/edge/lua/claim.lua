@@ -20,24 +20,30 @@ end
 
 -- Entries that were read and are no longer pending, but still there: an error has come between XACK and XDEL, or somebody
 -- has acknowledged by hand, or moved the group on. They would stay for ever, and keep all idempotency marks. Not deleted,
--- for who knows whether they were applied, but pending again: the marks know. At most one page more than there was.
-local function with_stranded(entries, following)
-  local upto = following == '0-0' and last_delivered() or '(' .. following
-  local all = redis.call('XRANGE', KEYS[2], ARGV[7], upto, 'COUNT', #entries + tonumber(ARGV[8]))
-  local claimed, looked_at, stranded = {}, {}, {}
-  for _, entry in ipairs(entries) do claimed[entry[1]] = true end
+-- for who knows whether they were applied, but pending again: the marks know. Returns next start, entries.
+local function with_stranded(following, entries)
+  local upto, most = following == '0-0' and last_delivered() or '(' .. following, #entries + tonumber(ARGV[8])
+  local all, claimed, stranded = redis.call('XRANGE', KEYS[2], ARGV[7], upto, 'COUNT', most), {}, {}
+  local cut = #all == most   -- so many that the page ends here; what was claimed behind it comes with the next
+  if cut then following = table.remove(all)[1] end
+  for _, entry in ipairs(entries) do claimed[entry[1]] = entry end
   for _, entry in ipairs(all) do
-    looked_at[entry[1]] = true
     if not claimed[entry[1]] then stranded[#stranded + 1] = entry[1] end
+    claimed[entry[1]] = nil
   end
-  if #stranded == 0 then return entries end
-  stranded[#stranded + 1] = 'FORCE'
-  stranded[#stranded + 1] = 'JUSTID'
-  redis.call('XCLAIM', KEYS[2], ARGV[4], ARGV[5], '0', unpack(stranded))
-  for _, entry in ipairs(entries) do
-    if not looked_at[entry[1]] then all[#all + 1] = entry end
+  if #stranded > 0 then
+    stranded[#stranded + 1] = 'FORCE'
+    stranded[#stranded + 1] = 'JUSTID'
+    redis.call('XCLAIM', KEYS[2], ARGV[4], ARGV[5], '0', unpack(stranded))
   end
-  return all
+  if not cut then   -- pending beyond what the group has been given: it was moved back
+    for _, entry in ipairs(entries) do
+      if claimed[entry[1]] then all[#all + 1] = entry end
+    end
+  end
+  return following, all
 end
 
-return {'ok', got[1], ARGV[6] == '0' and with_stranded(got[2], got[1]) or got[2], got[3]}
+local following, entries = got[1], got[2]
+if ARGV[6] == '0' then following, entries = with_stranded(following, entries) end
+return {'ok', following, entries, got[3]}
