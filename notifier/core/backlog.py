@@ -205,8 +205,10 @@ class Backlog:
         last: object = time
         size = 300
         if move == ADD:
-            last = row(time, group, name, payload.body(event).decode())
-            size += len(last)
+            body = payload.body(event)
+            text = body.decode()
+            last = row(time, group, name, text)
+            size += len(last) - len(text) + len(body)  # the bound is one of bytes; all but the body is ASCII
         for user in people:
             bucket, number = mark(name, user, self._buckets)
             # A canary has no mark: each replaces the row of the one before, and a day's would be thousands.

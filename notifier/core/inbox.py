@@ -117,12 +117,16 @@ class Mark(Struct, frozen=True, array_like=True, gc=False):
 
 
 class Standing(Struct, frozen=True, gc=False):
-    """Where an inbox stands, as the refresh sweep hears it; tokens issued until `revoked` (s, -1 = none) are void."""
+    """Where an inbox stands, as the refresh sweep hears it; tokens issued until `revoked` (s, -1 = none) are void.
+
+    `fault`: why it cannot be read; its place means nothing then. "" = all is well.
+    """
 
     birth: int
     run: str
     seq: int
     revoked: int
+    fault: str = ""
 
 
 class Record(Struct, frozen=True, gc=False):

@@ -97,6 +97,7 @@ class Hub:
         self._alive_at = 0.0
         self._fault = Every(10.0)
         self._odd = Every(600.0)
+        self._unreadable = Every(600.0)
         bus.listen(self.rang, self.subscribed, self.revoked)
 
     def start(self) -> None:
@@ -153,11 +154,8 @@ class Hub:
             if here is None:
                 stale += 1
                 continue
-            text, sent = self._text(bell), 0
-            if not text:
-                continue
-            notification = bell.record[1] == NOTIFICATION
-            for client in here:
+            text, notification, sent = self._text(bell), bell.record[1:2] == NOTIFICATION, 0
+            for client in here if text else ():
                 session = client.session
                 if session.state != LIVE:
                     session.keep(bell)
@@ -379,27 +377,34 @@ class Hub:
             self.run(self._sweep(users))
 
     async def _sweep(self, users: list[str]) -> None:
-        looked_at = False
+        # Whatever else may be wrong may be so because of one of them: they must not stand in everybody's way.
+        in_vain = False
         try:
-            looked_at = await self._compare(users)
+            in_vain = not await self._compare(users)
         finally:
-            if looked_at:
-                self._round.extend(users)
-            else:
+            if in_vain:
                 self._round.extendleft(reversed(users))  # they are next again
+            else:
+                self._round.extend(users)
 
     async def _compare(self, users: list[str]) -> bool:
+        """False when nobody could be asked; a refusal is an answer."""
         try:
             standings = await self.inbox.refresh(users)
-        except (Unavailable, ReplyError) as error:
+        except Unavailable as error:
             self._say(error)
             return False
-        self.metrics.refreshes += len(users)
+        except ReplyError as error:
+            self._say(error)
+            return True
         for user, stands in standings.items():
+            self.metrics.refreshes += not stands.fault
+            if stands.fault:
+                self._say_unreadable(user, stands.fault)
             for client in self.people.get(user, ()):
                 if client.issued <= stands.revoked:
                     client.close(REVOKED, "token revoked")
-                elif not client.session.stands(stands.birth, stands.run, stands.seq):
+                elif not (stands.fault or client.session.stands(stands.birth, stands.run, stands.seq)):
                     self._due(client)
             if user not in self.people:
                 self._gone.add(user)  # closed meanwhile: the refresh has written its presence again
@@ -436,6 +441,15 @@ class Hub:
     def _call(self, what: Callable[[], None]) -> None:
         del self._calls[what]
         what()
+
+    def _say_unreadable(self, user: str, fault: str) -> None:
+        self.metrics.inboxes_unreadable += 1
+        suppressed = self._unreadable.due()
+        if suppressed is not None:
+            log.warn(
+                "the inbox of {user} cannot be read: {fault} ({suppressed} more like it)",
+                user=user, fault=fault, suppressed=suppressed,
+            )  # fmt: skip
 
     def _say(self, error: Exception) -> None:
         suppressed = self._fault.due()

@@ -27,8 +27,8 @@ class Speaker(Protocol):
 class Inlet:
     """An epoll of our own inside the reactor's: one event there stands for all sockets that have something to say.
 
-    A receipt costs 2 us to read this way and 4 in a doRead of its own, and all of them together wake the reactor 200
-    times a second at most. Where there is no epoll, nothing is taken and Twisted reads as ever.
+    All of them together wake the reactor 200 times a second at most: 4 000 receipts a second that come one by one cost
+    10 us each instead of 44. Where there is no epoll, nothing is taken and Twisted reads as ever.
     """
 
     def __init__(self, reactor: Any) -> None:

@@ -31,6 +31,7 @@ from notifier.ports import Claimed, Depth, GroupLost, Handed, LeaseLost, Letter,
 
 SWEEP_MARGIN: Final = 600_000  # a router that was killed has repeated entries behind newer ones
 DAY_MS: Final = 86_400_000
+READS: Final = 900  # rows that one change marks as read, at most: what Redis takes in one HSET is bounded
 JOIN_BYTES: Final = 163_840  # of records in one answer, unless a single one is larger
 # The ids of the two records that move; no event id can have this form.
 SEEN_ID, READ_ID = "\1seen", "\1read"
@@ -53,8 +54,9 @@ class Writer:
         return box
 
     def save(self, box: Box) -> None:
-        if box.until - self.rules.retention + DAY_MS < self.server.now:
-            box.until = self.server.now + self.rules.retention
+        retention = self.rules.retention
+        if box.until - self.server.now < retention - min(DAY_MS, retention / 2):
+            box.until = self.server.now + retention
         self.server.boxes.put(box.user, box.copied())
 
     def write(
@@ -167,6 +169,8 @@ class MemoryLog:
             self._keep()
             if "read" not in stream.ends:
                 raise GroupLost
+            if not idle_ms:
+                stream.strand(now)
             first = stream_id(after or "0-0")
             due = sorted(at for at, since in stream.pending.items() if at >= first and now - since >= idle_ms)
             part, rest = due[:CLAIM_PAGE], due[CLAIM_PAGE:]
@@ -347,9 +351,13 @@ class MemoryInbox:
                 mine = [user for user in users if self._shard(user) == shard]
                 self.server.here(shard, self.incarnation, mine)
             for user in users:
-                box = self.server.box(user) or Box(user, 0, self.server.run)
+                box, fault = self.server.box(user) or Box(user, 0, self.server.run), ""
                 revoked = self.server.get(self.server.revoked, user)
-                found[user] = Standing(box.birth, box.run, box.seq, -1 if revoked is None else revoked)
+                try:
+                    self.server.hazard("look", user, "")
+                except ItemError as error:
+                    box, fault = Box(user, 0, self.server.run), str(error)
+                found[user] = Standing(box.birth, box.run, box.seq, -1 if revoked is None else revoked, fault)
         return found
 
     async def leave(self, users: Sequence[str]) -> None:
@@ -401,16 +409,17 @@ class Marking(Writer):
         return int(news)
 
     def read(self, box: Box, upto: int, ids: Sequence[str]) -> int:
-        unread = box.unread
-        for seq, row in box.rows(1, box.seq):
-            if seq <= upto or row.id in ids:
+        rows = box.rows(1, box.seq)
+        wanted = [(seq, row) for seq, row in rows if not row.read and (seq <= upto or row.id in ids)]
+        changed = 0
+        for at in range(0, len(wanted), READS):
+            for seq, row in wanted[at : at + READS]:
                 box.records[seq] = msgspec.structs.replace(row, read=True)
-        if box.unread == unread:
-            return 0
-        # All live rows that are read, so that the newest record alone is enough.
-        read = [row.id for _, row in box.rows(1, box.seq) if row.read]
-        self.write(box, self._moving(READ, READ_ID, " ".join(read)), self.server.now)
-        return 1
+            # All live rows that are read, so that the newest record alone is enough.
+            read = [row.id for _, row in box.rows(1, box.seq) if row.read]
+            self.write(box, self._moving(READ, READ_ID, " ".join(read)), self.server.now)
+            changed += 1
+        return changed
 
     def delete(self, box: Box, _: int, ids: Sequence[str]) -> int:
         changed = 0

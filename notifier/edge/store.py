@@ -351,15 +351,29 @@ class RedisInbox:
         """Renew presence, hear where each inbox stands. Without users: only say that this process lives."""
         found: dict[str, Standing] = {}
         people = self._by_shard(users)
+        refused: ReplyError | None = None
+        heard = False
         for shard in range(self.rules.shards):
             mine = people.get(shard, [])
             for at in range(0, max(1, len(mine)), REFRESH_PAGE):
                 part = mine[at : at + REFRESH_PAGE]
-                args = (keys.tag(shard), self.incarnation, PRESENCE_MS, ALIVE_MS, *part)
-                _, places = await self.calls.run(self.scripts.refresh, (f"alive:{keys.tag(shard)}",), args)
-                for user, (birth, run, seq, revoked) in zip(part, places, strict=True):
-                    found[user] = Standing(int(birth), run.decode(), seq, revoked)
+                try:
+                    found |= await self._refresh(shard, part)
+                    heard = True
+                except ReplyError as error:  # the others may well be answered
+                    refused = error
+                    found |= {user: Standing(0, "", 0, -1, str(error)) for user in part}
+        if refused is not None and not heard:
+            raise refused
         return found
+
+    async def _refresh(self, shard: int, part: Sequence[str]) -> dict[str, Standing]:
+        args = (keys.tag(shard), self.incarnation, PRESENCE_MS, ALIVE_MS, *part)
+        _, places = await self.calls.run(self.scripts.refresh, (f"alive:{keys.tag(shard)}",), args)
+        return {
+            user: Standing(int(birth), run.decode(), seq, revoked, fault.decode("utf-8", "replace"))
+            for user, (birth, run, seq, revoked, fault) in zip(part, places, strict=True)
+        }
 
     async def leave(self, users: Sequence[str]) -> None:
         """These people have no socket here any more."""

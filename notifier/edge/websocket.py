@@ -255,11 +255,13 @@ class Handshake(WebSocketServerProtocol):  # type: ignore[misc]
     place: "Start | Close | None" = None
 
     def connectionMade(self) -> None:
-        """Autobahn's own, without its description of the transport."""
+        """Autobahn's own, without its description of the transport. That one asks for its option tcpNoDelay before it
+        has copied the options, and passes over the error: a second frame then waits 40 ms for a client's delayed ack.
+        """
         try:
             self.transport.setTcpNoDelay(True)
         except (AttributeError, OSError):
-            pass  # a socket in the file system, or one that has just gone
+            pass  # not TCP, or a connection that has just gone
         self._connectionMade()
 
     def _onOpen(self) -> None:
@@ -374,9 +376,14 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
             autoPingInterval=0, failByDrop=False, tcpNoDelay=True, allowedOrigins=["*"], allowNullOrigin=True,
             maxConnections=0, serveFlashSocketPolicy=False, trustXForwardedFor=0,
         )  # fmt: skip
-        # Autobahn copies the options named in CONFIG_ATTRS to every instance; here they are the class's.
+        self._new_handshake = self._with_options()
+
+    def _with_options(self) -> Any:
+        """Handshake with our options as its class's own: Autobahn would copy each one to every instance."""
         options = {name: getattr(self, name) for name in Handshake.CONFIG_ATTRS}
-        self._handshake: Any = type("Handshake", (Handshake,), {**options, "CONFIG_ATTRS": ()})
+        # some are functions, which a class would make its methods
+        kept = {name: staticmethod(value) if callable(value) else value for name, value in options.items()}
+        return type("Handshake", (Handshake,), {**kept, "CONFIG_ATTRS": ()})
 
     def adopt(self, limits: Limits, leeway: int) -> None:
         """Use these from now on. An open connection keeps the size of its messages until its next token."""
@@ -409,7 +416,7 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
                 self.metrics.handshake_rejects.count("per_address")
                 return None
             state[0] += 1
-        handshake = self._handshake()
+        handshake = self._new_handshake()
         handshake.factory = self
         handshake.gateway = self
         handshake.host = host

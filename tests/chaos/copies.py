@@ -25,9 +25,12 @@ class Copy:
     seq: int = 0
     faults: list[str] = field(default_factory=list)
     resyncs: int = 0
+    # epochs: of a place that was gone, and of the one that came for it
+    moves: list[tuple[str, str]] = field(default_factory=list)
     resumes: int = 0
     _settled: bool = False  # nothing is missing before `seq`: a live change moves the place
     _greeted: bool = False
+    _gone: str | None = None  # the epoch of a place of which a resync said that it is gone
     _last: int = 0  # highest seq heard on this connection since it began or was told to load anew
     _moved: dict[str, int] = field(default_factory=dict)
 
@@ -59,6 +62,7 @@ class Copy:
             self.rows.clear()
             self._moved.clear()
             self.resyncs += 1
+            self._gone = self.epoch
             self._settled, self._last = False, 0
         elif kind == "upto":
             self._upto(message)
@@ -70,6 +74,9 @@ class Copy:
         if message["seq"] < self._last:
             self.faults.append(f"upto {message['seq']} after seq {self._last}")
         self.epoch, self.seq = message["epoch"], message["seq"]
+        if self._gone is not None:
+            self.moves.append((self._gone, self.epoch))
+            self._gone = None
         self._last, self._settled = message["seq"], True
         self._drop_below(message["floor"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import sys
 import time
 from collections import Counter
@@ -74,6 +75,7 @@ class Storm:
         self.deaths: Counter[str] = Counter()
         self.takeovers = 0
         self._open: tuple[int, ...] = ()
+        self.runs = [run_of(server)]
         self._heard: dict[int, int] = {}  # where the process of this id listens
         self._stack = ExitStack()
 
@@ -162,6 +164,7 @@ class Storm:
             if moment in redis_kills:
                 self.server.kill()
                 self.server.start()
+                self.runs.append(run_of(self.server))
             share = left // (moments - moment)
             left -= share
             self.producer.release(share)
@@ -262,6 +265,16 @@ class Storm:
 
     # -- the judgement
 
+    def needless(self) -> list[str]:
+        """Clients that were told to load anew although Redis had been started no more than once since their place."""
+        at = {run: number for number, run in enumerate(self.runs)}
+        return [
+            f"{user}: from {before} to {after}"
+            for user, copy in self.crowd.copies().items()
+            for before, after in copy.moves
+            if at[after.partition(".")[2]] - at[before.partition(".")[2]] < 2
+        ]
+
     def inboxes(self) -> dict[str, Inbox]:
         return read_inboxes(self.server, self.people, self.plan.shards)
 
@@ -287,6 +300,15 @@ class Storm:
         )
 
 
+def run_of(server: Valkey) -> str:
+    """The run of the server, as places name it."""
+    info = server.call("INFO", "server")
+    assert isinstance(info, bytes)
+    found = re.search(rb"run_id:(\w{16})", info)
+    assert found is not None
+    return found[1].decode()
+
+
 def weather(tmp_path: Path, plan: Plan, report: Report) -> None:
     """Run a storm and judge it."""
     began = time.monotonic()
@@ -297,6 +319,7 @@ def weather(tmp_path: Path, plan: Plan, report: Report) -> None:
         storm.run()
         report(storm.say(began))
         assert storm.faults() == []
+        assert storm.needless() == []
         assert storm.deaths.total() >= plan.kills
         if plan.redis_kills:
             # what Redis had not answered when it died was appended, or died, without an answer

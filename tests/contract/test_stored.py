@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any
 
 import msgspec
@@ -10,7 +12,9 @@ import pytest
 from notifier.core import keys
 from notifier.core.inbox import Join, Joined, Mark, Page, Place, parse
 from notifier.edge.redis import ReplyError
-from tests.contract.world import ISSUED, Reader, RedisWorld, event, load, people, place
+from notifier.edge.store import Scripts
+from notifier.ports import NotMarked
+from tests.contract.world import ISSUED, NOWHERE, Reader, RedisWorld, event, ids, load, people, place
 from tests.stored import State
 
 U, V = people(2)
@@ -92,3 +96,120 @@ async def test_an_inbox_of_another_version_is_left_alone(real: RedisWorld) -> No
     assert (await load(real, V)).seq == 2
     with pytest.raises(ReplyError, match="version 2"):
         await load(real, U)
+
+
+async def refused(world: RedisWorld, user: str, why: str) -> None:
+    """Nothing reads this inbox or writes into it; whoever else is in the same call is served."""
+    inbox, key, other = world.inbox(), keys.inbox(user, 1), f"{user}-other"
+    stored = await world.calls.call("HGETALL", key)
+    reader = Reader(world, tries=1)
+    await reader.deliver(event(to=(user, other)), event("unlike", to=(user, other), thing="2"))
+    letters = await world.letters("handover")
+    assert [letter.to for letter in letters] == [user, user]
+    assert all(why in letter.detail for letter in letters)
+    for ask in (
+        lambda: load(world, user),
+        lambda: inbox.join(user, Join("fresh", NOWHERE, 1), ISSUED),
+        lambda: inbox.sync(user, Join("resume", Place(1, "feed", 1), 10), ISSUED),
+        lambda: inbox.page(user, 0, 10, ISSUED),
+    ):
+        with pytest.raises(ReplyError, match=re.escape(why)):
+            await ask()
+    with pytest.raises(NotMarked, match=re.escape(why)):
+        await inbox.mark([Mark(user, "delete", "", "0", 0, ("x",)), Mark(other, "read", "", "0", 0, ("x",))])
+    found = await inbox.refresh([other, user, other])
+    assert why in found[user].fault
+    assert (found[other].seq, found[other].fault) == (1, "")
+    assert await world.calls.call("HGETALL", key) == stored
+    assert len(ids(await load(world, other))) == 1
+
+
+async def test_a_hash_without_a_state_is_not_taken_for_no_inbox(real: RedisWorld) -> None:
+    """Another version wrote it, or it is damaged: it is not written over."""
+    old = ("seq", "1", "floor", "0", "birth", "1795000000000", "1", "1n0 1 g e {}", "n:e", "1")
+    await real.calls.call("HSET", keys.inbox(U, 1), *old)
+    await refused(real, U, f"the inbox of {U} has no field `state`")
+
+
+DAMAGED: dict[str, Any] = {
+    "empty": lambda state: b"",
+    "short": lambda state: state.packed()[:-1],
+    "long": lambda state: state.packed() + b"x",
+    "text": lambda state: b"1" + b"x" * 128,
+    "birth before all time": lambda state: changed(state, birth=-1.0),
+    "seq beyond what is exact": lambda state: changed(state, seq=2.0**53),
+    "no seq": lambda state: changed(state, seq=math.nan),
+    "seq without end": lambda state: changed(state, seq=math.inf),
+    "floor above seq": lambda state: changed(state, floor=2.0, past=2.0),
+    "floor below zero": lambda state: changed(state, floor=-1e300),
+    "past below floor": lambda state: changed(state, past=-1e300),
+    "tail below one": lambda state: changed(state, tail=-1e300),
+    "no tail": lambda state: changed(state, tail=math.nan),
+    "tail beyond the next": lambda state: changed(state, tail=1e300),
+}
+
+
+def changed(state: State, **numbers: float) -> bytes:
+    return msgspec.structs.replace(state, **numbers).packed()
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+async def test_a_damaged_state_is_refused_before_anything_walks_along_it(real: RedisWorld, name: str) -> None:
+    await Reader(real).deliver(event(to=U))
+    await real.log().give()
+    stored = DAMAGED[name](await stands(real, U))
+    await real.calls.call("HSET", keys.inbox(U, 1), "state", stored)
+    await refused(real, U, "version" if name == "empty" else f"the state of the inbox of {U} is damaged")
+
+
+# -- how far a trim looks
+
+
+async def looked(world: RedisWorld, *events: bytes) -> int:
+    """How many seqs are looked at, of these events alone."""
+
+    def counting(text: str) -> str:
+        read = "local found, blanks = call('HMGET'"
+        assert text.count(read) <= 1
+        return text.replace(read, "redis.call('INCRBY', 'looked', #names)\n  " + read)
+
+    world.scripts = Scripts(counting)
+    await world.log().give()
+    await world.calls.call("SET", "looked", 0)
+    await Reader(world).deliver(*events)
+    return int(await world.calls.call("GET", "looked"))
+
+
+async def test_a_trim_looks_no_farther_than_to_the_next_row(real: RedisWorld) -> None:
+    """Each row has a hole before it, where the mark was that the next look of its person has moved."""
+    real.use(cap=60)
+    reader, inbox = Reader(real), real.inbox()
+    for n in range(80):
+        await reader.deliver(event(to=U, thing=str(n)))
+        at = place(await load(real, U))
+        assert await inbox.mark([Mark(U, "seen", str(at.birth), at.run, at.seq, ())]) == [1]
+    assert await looked(real, *(event(to=U, thing=f"t{n}") for n in range(20))) <= 20 * (1 + 8)
+    assert len(ids(await load(real, U))) == 60
+
+
+@pytest.mark.parametrize("seq", [700, 100_000, 2_000_000, 2**52])
+async def test_a_trim_passes_over_any_number_of_holes_at_once(real: RedisWorld, seq: int) -> None:
+    """As many likes and unlikes leave them behind a row that stays: the cap holds, and no call is long."""
+    key, at = keys.inbox(U, 1), real.now()
+    real.use(cap=1)
+    await Reader(real).deliver(event(to=U, eid="gone", at=at, thing="gone"))
+    gone = await real.calls.call("HGET", key, "1")
+    await real.log().give()
+    await Reader(real).deliver(event(to=U))
+    real.use(cap=3)
+    state = msgspec.structs.replace(await stands(real, U), seq=seq)
+    assert (state.floor, state.live) == (1, 1)
+    # and what errors have left there: a record that was dropped, one that was replaced
+    await real.calls.call("HSET", key, "state", state.packed(), "1", gone, "n:gone", "1", "650", "")
+    await real.log().give()
+    assert await looked(real, *(event(to=U, thing=f"t{n}") for n in range(8))) <= 600
+    joined = await load(real, U)
+    assert [at for at, _ in joined.records] == [seq + 6, seq + 7, seq + 8]
+    assert (joined.floor, joined.unread, (await stands(real, U)).live) == (seq + 5, 3, 3)
+    fields = await real.calls.call("HKEYS", key)
+    assert len(fields) == 1 + 3 * 2 + 3

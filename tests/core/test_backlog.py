@@ -82,6 +82,17 @@ def test_batches_are_bounded_by_bytes_but_never_empty() -> None:
     assert people(held.next()) == ["v"]
 
 
+def test_the_bound_is_one_of_bytes_not_of_characters() -> None:
+    held = backlog()
+    held.add([entry(n, "u", text="\u6f22" * 4_096) for n in range(100)])
+    sizes = []
+    while (batch := held.next()) is not None:
+        sizes.append(len(batch.payload))
+        held.settle(batch, ())
+    assert len(sizes) >= 5
+    assert max(sizes) <= 262_144
+
+
 def test_what_is_no_event_is_buried_with_its_bytes() -> None:
     held = backlog()
     held.add([Entry(f"{NOW}-1", b"{"), Entry(f"{NOW}-2", None, (b"a", b"\xff"))])

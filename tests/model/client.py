@@ -23,6 +23,8 @@ class Client:
 
     def connect(self, process: Process) -> None:
         self.drop()
+        if self.rules["cut"] and self.place is not None and self.last > self.place.seq:
+            self.place = None
         if self.place is None:
             self.view = {}
         self.settled, self.last = False, self.place.seq if self.place else 0
@@ -56,7 +58,7 @@ class Client:
             self.place = place._replace(seq=self.place.seq)
 
     def _resync(self) -> None:
-        self.view, self.settled, self.last, self.marked = {}, False, 0, 0
+        self.place, self.view, self.settled, self.last, self.marked = None, {}, False, 0, 0
 
     def _upto(self, place: Place, floor: int, seen: int) -> None:
         self.place, self.last, self.settled, self.seen = place, place.seq, True, seen

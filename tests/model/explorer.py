@@ -30,7 +30,6 @@ FOCUS: Final[dict[str, tuple[str, ...]]] = {
     "door": ("outage", "repeat", "forget_marks", "read"),
     "birth": ("expire", "flow", "rest", "drop"),
     "pointers": ("flow", "event"),
-    "adopt": ("restart", "flap", "flow"),
     "place": ("mark", "restart", "flow", "event"),
 }
 _NEW_ROW_DELETED: Final = (
@@ -63,6 +62,14 @@ TRACES: Final[dict[str, tuple[bool, str]]] = {
         False,
         "rest 0 0; event 0 0; read 0 0; read 0 0; read 0 0; read 0 0; restart 0 5; rejoin 0 0; bell 0 0",
     ),
+    # A device has heard of a mark, but not the end of its resume, when Redis forgets the mark.
+    "cut": (
+        True,
+        "event 5 981; flow 4 874; kill 0 2596; rest 5 2346; mark 0 3538; flap 3 3542; event 2 2662; mark 1 404; "
+        "write 3 963; restart 2 231",
+    ),
+    # A device hears `ready` of an inbox that was made anew, and nothing more.
+    "adopt": (False, "event 3 3395; flow 1 2518; rest 0 952; expire 1 1358; flap 4 2621; event 1 581"),
     # A device is away while another reads two rows, one by one.
     "cumulative": (
         False,

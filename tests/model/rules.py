@@ -34,6 +34,7 @@ RULES: Final[dict[str, str]] = {
     "since": "a load in pages says where it began: dropped tombstones would make it begin anew for ever",
     "floor": "changes carry `floor`: a client would keep rows that the cap has dropped",
     "adopt": "a client takes a new epoch with `upto` only: a line dropped before would pair it with an old seq",
+    "cut": "a line that is cut before `upto` makes the client load anew: beyond its place it may hold what Redis lost",
     # sessions
     "gap": "a bell that is not the next one makes the session join: what was missed would stay missed",
     "old": "a bell that history already held is skipped: a client would see a seq go back",

@@ -7,7 +7,7 @@ import pytest
 from tests.model.explorer import TRACES, Found, execute, explore, parse, schedule, shrink, told
 from tests.model.rules import RULES, Broken, Rules
 
-ENOUGH = 4_000  # schedules; each rule that chance can need is missed within a quarter of them
+ENOUGH = 4_000  # schedules; each rule that chance can need is missed within a third of them
 
 
 def said(found: Found | None, rules: Rules) -> str:

@@ -36,14 +36,21 @@ local function after_in_bytes(a, b)
   return #a > #b
 end
 
+-- Of two whole numbers without leading zeros, as large as they like.
+local function greater(a, b)
+  if #a ~= #b then return #a > #b end
+  return after_in_bytes(a, b)
+end
+
 -- (time, id) orders what one actor did; ids that were made from stream ids are compared as numbers.
+local MADE = '^x:0*(%d+)-0*(%d+)$'
 local function later(time, id, than_time, than_id)
   if time ~= than_time then return time > than_time end
-  local ms, n = string.match(id, '^x:(%d+)-(%d+)$')
-  local than_ms, than_n = string.match(than_id, '^x:(%d+)-(%d+)$')
+  local ms, n = string.match(id, MADE)
+  local than_ms, than_n = string.match(than_id, MADE)
   if ms and than_ms then
-    if ms ~= than_ms then return tonumber(ms) > tonumber(than_ms) end
-    return tonumber(n) > tonumber(than_n)
+    if ms ~= than_ms then return greater(ms, than_ms) end
+    return greater(n, than_n)
   end
   return after_in_bytes(id, than_id)
 end
@@ -143,7 +150,7 @@ for at = 1, #items, WIDTH do
     if not ok then
       failed[entry] = true
       if user then held[user] = true end
-      failures[#failures + 1] = {(at - 1) / WIDTH + 1, type(result) == 'table' and result.err or tostring(result)}
+      failures[#failures + 1] = {(at - 1) / WIDTH + 1, reason(result)}
     elseif result == 'duplicate' then
       duplicates = duplicates + 1
     end

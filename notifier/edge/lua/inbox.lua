@@ -7,6 +7,7 @@ local tag = ARGV[1]
 local INBOX, DAY = 'inbox:' .. tag .. ':', 86400000
 local match, sub = string.match, string.sub
 local function int(value) return string.format('%.0f', value) end
+local function reason(err) return type(err) == 'table' and err.err or tostring(err) end  -- what pcall has caught
 
 local clock = call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -19,27 +20,41 @@ local run = sub(about, before_run + 1, before_run + 16)
 -- Version, run and prun of 16 characters (prun NO_RUN: there was none, and no client can name it), then doubles in
 -- the order of `read_state`.
 local STATE, VERSION, NO_RUN = '<c1c16c16dddddddddddd', '1', '----------------'
+local STATE_SIZE = 129    -- of what STATE says, in bytes
+local LAST_SEQ = 2 ^ 53   -- from here on a double is no longer followed by the next whole number
 
 local function read_state(user, state)
   local version = sub(state, 1, 1)
-  if version ~= VERSION then error('the inbox of ' .. user .. ' has version ' .. version .. ', not ' .. VERSION) end
+  if version ~= VERSION then error('the inbox of ' .. user .. ' has version ' .. version .. ', not ' .. VERSION, 0) end
+  if #state ~= STATE_SIZE then error('the state of the inbox of ' .. user .. ' is damaged: ' .. #state .. ' bytes', 0) end
   local _, at_run, prun, birth, from, seq, floor, tail, live, seen, ack, unread, tombs, past, till =
     struct.unpack(STATE, state)
+  -- Else a walk from one of them to another might never end. Not even a NaN gets past this.
+  if not (0 <= birth and birth < LAST_SEQ and 0 <= floor and floor <= past and past <= seq and seq < LAST_SEQ
+          and 1 <= tail and tail <= seq + 1) then
+    error('the state of the inbox of ' .. user .. ' is damaged: its numbers do not fit together', 0)
+  end
   return {user = user, key = INBOX .. user, run = at_run, prun = prun, birth = birth, from = from, seq = seq,
           floor = floor, tail = tail, live = live, seen = seen, ack = ack, unread = unread, tombs = tombs, past = past,
           till = till, base = seq}
 end
 
--- The inbox of a person, or nil. extra: one more field to fetch, returned second.
+-- The inbox of a person, or nil. extra: one more field to fetch, returned second. A hash without `state` is an error:
+-- taken for none, an inbox that another version wrote, or a damaged one, would be written over.
 -- base: the highest seq that stands in the hash; sets: what save_inbox will write besides the state; dels: what it
 -- will remove; blank: what it has already replaced. The last three are nil while there is nothing in them.
 local function load_inbox(user, extra)
-  if not extra then
-    local state = call('HGET', INBOX .. user, 'state')
-    return state and read_state(user, state) or nil
+  local state, value
+  if extra then
+    local found = call('HMGET', INBOX .. user, 'state', extra)
+    state, value = found[1], found[2]
+  else
+    state = call('HGET', INBOX .. user, 'state')
   end
-  local found = call('HMGET', INBOX .. user, 'state', extra)
-  if found[1] then return read_state(user, found[1]), found[2] end
+  if state then return read_state(user, state), value end
+  if call('EXISTS', INBOX .. user) == 1 then
+    error('the inbox of ' .. user .. ' has no field `state`: another version wrote it, or it is damaged', 0)
+  end
 end
 
 -- Brings an inbox over to this run of the server, before its first write in it.
@@ -68,7 +83,8 @@ end
 local function save_inbox(box, retention)
   call('HSET', box.key, 'state', state_of(box), unpack(box.sets or {}))
   if box.dels then call('HDEL', box.key, unpack(box.dels)) end
-  if box.till - retention + DAY < now then
+  -- Not at every change, but so that at least half of a short retention, all but a day of a long one, is always left.
+  if box.till - now < retention - math.min(DAY, retention / 2) then
     -- `till` last: after an error in between the next write does this again, or the inbox would stay for ever
     call('PEXPIRE', box.key, int(retention))
     box.till = now + retention

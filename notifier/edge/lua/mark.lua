@@ -5,6 +5,7 @@ local retention, cap = tonumber(ARGV[3]), tonumber(ARGV[4])
 local marks = cmsgpack.unpack(ARGV[5])
 -- index fields of the two records that move; no event id can have this form
 local SEEN, READ = 'n:\1seen', 'n:\1read'
+local READS = 900
 local KINDS = {ack = true, seen = true, read = true, delete = true}
 for at, mark in ipairs(marks) do
   assert(#mark == 6 and KINDS[mark[2]] and type(mark[5]) == 'number', 'mark: bad mark ' .. at)
@@ -50,21 +51,22 @@ local function seen(box, upto)
   return changed and moved(box, 's', SEEN, int(upto))
 end
 
--- The read record always holds every live row that is read, so that the newest one alone is enough.
+-- The read record always holds every live row that is read, so that the newest one alone is enough. One change marks
+-- READS rows at most, because what one HSET can take is bounded; second result: there may be more.
 local function read(box, wanted)
-  local ids, changed = {}, false
+  local ids, count = {}, 0
   for _, row in ipairs(rows(box, 1, box.base)) do
     local seq, line = row[1], row[2]
     local _, _, id = parts(line)
-    if not is_read(line) and wanted(seq, id) then
+    if count < READS and not is_read(line) and wanted(seq, id) then
       put(box, seq, sub(line, 1, 2) .. '1' .. sub(line, 4))
-      box.unread, changed = box.unread - 1, true
+      box.unread, count = box.unread - 1, count + 1
       ids[#ids + 1] = id
     elseif is_read(line) then
       ids[#ids + 1] = id
     end
   end
-  return changed and moved(box, 'r', READ, table.concat(ids, ' '))
+  return count > 0 and moved(box, 'r', READ, table.concat(ids, ' ')), count == READS
 end
 
 local function delete(box, id)
@@ -98,8 +100,12 @@ local function apply(user, kind, birth, at_run, seq, ids)
   elseif kind == 'read' then
     local named = {}
     for _, id in ipairs(ids) do named[id] = true end
-    local line = read(box, function(at, id) return named[id] or at <= upto end)
-    return line and finish(box, line) or 0
+    local changed, line, more = 0, nil, true
+    while more do
+      line, more = read(box, function(at, id) return named[id] or at <= upto end)
+      if line then changed = changed + finish(box, line) end
+    end
+    return changed
   end
   local changed = 0
   for _, id in ipairs(ids) do
@@ -116,7 +122,7 @@ local results = {}
 for at, mark in ipairs(marks) do
   local ok, result = pcall(apply, unpack(mark))
   results[2 * at - 1] = ok and result or 0
-  results[2 * at] = ok and '' or (type(result) == 'table' and result.err or tostring(result))
+  results[2 * at] = ok and '' or reason(result)
 end
 publish(ARGV[2])
 return results

@@ -1,6 +1,6 @@
 -- Records of an inbox: read, written, trimmed. In front of the scripts that look at them, behind inbox.lua.
-local STEPS = 64          -- how far a trim walks in one write; over holes, which cost little, HOLES
-local HOLES = 512
+local STEPS = 64          -- records that a trim drops in one write, at most
+local HOLES = 512         -- seqs that it looks at one by one, most of them superseded; what lies behind is found by name
 
 local function put(box, field, value)
   local sets = box.sets
@@ -90,25 +90,55 @@ local function span(box, first, last)
   return found
 end
 
--- The cap counts live rows; the tail pointer drops at most STEPS records a write and looks at most at HOLES seqs.
--- What it drops need not be blanked: nothing reads a record <= floor, should one be left there by an error.
+-- Drops the oldest record. It need not be blanked: nothing reads one <= floor, should an error leave it there.
+local function drop(box, seq, line)
+  local _, _, id = parts(line)
+  discount(box, line)
+  remove(box, seq, 'n:' .. id)
+  box.floor = seq
+end
+
+-- The seqs from `first` on that have a field, in order: whatever lies between them, it costs the same.
+local function seqs_from(box, first)
+  local found = {}
+  for _, name in ipairs(call('HKEYS', box.key)) do
+    local seq = tonumber(name)
+    if seq and seq >= first and seq <= box.base then found[#found + 1] = seq end
+  end
+  table.sort(found)
+  return found
+end
+
+-- Drops records from the tail on, behind ever so many holes.
+local function trim_far(box, cap, left)
+  local seqs = seqs_from(box, box.tail)
+  local most = math.min(left, #seqs)
+  if most == 0 then return end
+  local lines = call('HMGET', box.key, unpack(seqs, 1, most))
+  for at = 1, most do
+    if box.live <= cap then break end
+    local seq, line = seqs[at], lines[at]
+    if line and line ~= '' and not (box.blank and box.blank[seq]) then drop(box, seq, line) end
+    box.tail = seq + 1
+  end
+end
+
+-- The cap counts live rows; the tail pointer drops at most STEPS records a write.
 local function trim_rows(box, cap)
   local left, looks, stride = STEPS, HOLES, 1
   while box.live > cap and left > 0 and looks > 0 and box.tail <= box.base do
     local first = box.tail
     for at, line in ipairs(span(box, first, math.min(first + stride - 1, box.base))) do
       if box.live <= cap or left == 0 then break end
-      local seq = first + at - 1
       if line then
-        local _, _, id = parts(line)
-        discount(box, line)
-        remove(box, seq, 'n:' .. id)
-        box.floor, left = seq, left - 1
+        drop(box, first + at - 1, line)
+        left = left - 1
       end
-      box.tail, looks = seq + 1, looks - 1
+      box.tail, looks = first + at, looks - 1
     end
-    stride = math.min(looks, HOLES - 1)
+    stride = math.min(looks, stride * 8)
   end
+  if looks == 0 and left > 0 and box.live > cap then trim_far(box, cap, left) end
   if box.past < box.floor then box.past = box.floor end
 end
 
