@@ -47,6 +47,7 @@ class Gate:
             "production": Guard(rule.guard),
             "sandbox": Guard(rule.guard),
         }
+        self.depths: dict[int, int] = {}  # entries in the lane's streams, by who reads them
         self.trying = 0  # batches under way that were read to try the lane with
 
     def state(self, steady: float) -> BreakerState:

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from notifier.edge.logs import Every
 from notifier.edge.redis import ReplyError
-from notifier.ports import EventLog, Unavailable, Unburied
+from notifier.ports import Unavailable, Unburied
 
 log = Logger()
 
@@ -20,11 +20,20 @@ AGAIN: Final = 30.0  # s before a stream that nobody took is offered once more
 POLITE: Final = 2.0  # s between looks for more streams of who has its share, so that others come first
 
 
-class Steps(Protocol):
-    """What a loop drives (pipeline.Reader)."""
+class Sleeps(Protocol):
+    """Where a loop waits for more to do."""
 
-    log: EventLog
-    owned: bool
+    def wait(self, seconds: float) -> Awaitable[None]: ...
+
+
+class Steps(Protocol):
+    """What a loop drives (pipeline.Reader, sending.Sender, sending.Due)."""
+
+    @property
+    def log(self) -> Sleeps: ...
+
+    @property
+    def owned(self) -> bool: ...
 
     def once(self) -> Awaitable[bool]: ...
     def drop(self) -> None: ...
