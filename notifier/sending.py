@@ -44,7 +44,7 @@ class Looks(Struct, frozen=True):
     """How notifications look on phones: styles by kind, words by language."""
 
     styles: Mapping[str, Style] = {}
-    languages: Mapping[str, Language] = LANGUAGES
+    languages: Mapping[str, Language] = msgspec.field(default_factory=lambda: LANGUAGES)
 
 
 class _Plan:

@@ -228,7 +228,6 @@ class RedisPushes:
         return PushesSettled(tuple(states))
 
     async def _settle(self, part: Sequence[Settlement]) -> list[str]:
-        rules = self.rules
         packed = [
             [
                 one.entry.id,
@@ -240,11 +239,7 @@ class RedisPushes:
             ]
             for one in part
         ]
-        args = (
-            self.tagged, keys.GROUP, str(self.lane), rules.letters, rules.letters_age,
-            rules.dead_tokens, rules.dead_tokens_age, _encode(packed),
-        )  # fmt: skip
-        states, gone = await self.calls.run(self.scripts.settle, (self.stream,), args)
+        states, gone = await self._run_settle(packed)
         try:
             for user, device, line in gone:
                 await self.steps.release(user.decode(), _devices([device, line]))
@@ -254,15 +249,17 @@ class RedisPushes:
 
     async def bury(self, broken: Sequence[tuple[str, bytes]]) -> None:
         """To the dead letters with entries that nobody can read."""
-        packed = [
-            [entry, "", "", "", raw, [["b", ALL, "unreadable", "the field `push` is not what we write"]]]
-            for entry, raw in broken
-        ]
+        why = ["b", ALL, "unreadable", "the field `push` is not what we write"]
+        packed = [[entry, "", "", "", at, [why]] for at, (entry, _) in enumerate(broken, 1)]
+        await self._run_settle(packed, [raw for _, raw in broken])
+
+    async def _run_settle(self, packed: list[list[Any]], raws: Sequence[bytes] = ()) -> Any:
+        rules = self.rules
         args = (
-            self.tagged, keys.GROUP, str(self.lane), self.rules.letters, self.rules.letters_age,
-            self.rules.dead_tokens, self.rules.dead_tokens_age, _encode(packed),
+            self.tagged, keys.GROUP, str(self.lane), rules.letters, rules.letters_age,
+            rules.dead_tokens, rules.dead_tokens_age, _encode(packed), *raws,
         )  # fmt: skip
-        await self.calls.run(self.scripts.settle, (self.stream,), args)
+        return await self.calls.run(self.scripts.settle, (self.stream,), args)
 
     async def depth(self) -> Depth:
         """How much lies in the stream, and how old the oldest entry is by the server's clock."""

@@ -337,14 +337,16 @@ class RedisWorld(World):
     async def dead_tokens(self) -> list[DeadToken]:
         found = []
         for at, flat in await self.calls.call("XRANGE", keys.dead_tokens(TAG), "-", "+"):
-            told = {name.decode(): value.decode() for name, value in zip(flat[::2], flat[1::2], strict=True)}
+            told: dict[str, Any] = {
+                name.decode(): value.decode() for name, value in zip(flat[::2], flat[1::2], strict=True)
+            }
             assert told["v"] == "1"
-            device: Any = Device(
+            device = Device(
                 told["device"],
                 told["provider"],
                 told["app"],
                 told["token"],
-                int(told["registered"]),  # type: ignore[arg-type]
+                int(told["registered"]),
             )
             found.append(DeadToken(int(at.split(b"-")[0]), told["user"], device, told["reason"]))
         return found

@@ -1,6 +1,6 @@
 -- settle: what became of push entries. KEYS: the lane's stream. ARGV: tag, group, lane, dead letters kept per reason,
 -- dead letters kept ms, dead tokens kept, dead tokens kept ms, settlements (msgpack):
--- {entry id, user, notification, run ("" = no row was read), text, results}; a result is {kind, device, a, b, c}:
+-- {entry id, user, notification, run ("" = no row was read), text or n = argument 8 + n (bytes), results}; a result is {kind, device, a, b, c}:
 --   d, device, seq: delivered, for the row of this seq    l, device, seq, at, "<deadline> <tries> <free> <doubts>": later
 --   f, device, before, reason: forgotten, if registered before    s, device, before: taken off the list, another's now
 --   b, device or "-", reason, detail: to the dead letters
@@ -75,7 +75,7 @@ end
 local function bury(entry, user, nid, text, device, reason, detail)
   local key = 'dead:' .. tag .. ':' .. reason
   call('XADD', key, 'MAXLEN', '~', ARGV[4], '*', 'v', '1', 'reason', reason, 'detail', detail, 'source', nid,
-       'entry', entry, 'to', user, 'raw', text, 'lane', lane, 'device', device)
+       'entry', entry, 'to', user, 'raw', type(text) == 'number' and ARGV[8 + text] or text, 'lane', lane, 'device', device)
   trim_after(key, ARGV[5])
 end
 
