@@ -32,13 +32,16 @@ class MemorySteps:
         self.server, self.rules = server, rules
 
     async def claim(self, user: str, device: Device, how: str) -> tuple[str, bool]:
-        """The token is this user's now: whose it was ("" = nobody's), and whether it is."""
+        """The token is this user's now: who had it before ("" = nobody), and whether it is."""
         with self.server.step():
-            before, registered = self.server.owners.get(device.id, ("", -1))
-            if how == "newer" and before not in ("", user) and registered >= device.registered:
-                return before, False
-            if before != user or registered < device.registered:
-                self.server.owners.put(device.id, (user, device.registered))
+            owner, registered, before = self.server.owners.get(device.id, ("", -1, ""))
+            if how == "newer" and owner not in ("", user) and registered >= device.registered:
+                return owner, False
+            if owner != user:
+                before = owner
+            elif registered >= device.registered:
+                return before, True
+            self.server.owners.put(device.id, (user, device.registered, before))
             return before, True
 
     async def add(self, user: str, device: Device) -> list[Device]:
@@ -68,7 +71,7 @@ class MemorySteps:
     async def owners(self, devices: Sequence[str]) -> list[str]:
         """Whose these devices are, "" = nobody's."""
         with self.server.step():
-            return [self.server.owners.get(device, ("", 0))[0] for device in devices]
+            return [self.server.owners.get(device, ("", 0, ""))[0] for device in devices]
 
 
 class MemoryDevices(DeviceMoves):
@@ -148,7 +151,7 @@ class MemoryPushes:
             return Looked(entry, row)
         found = _ordered((self.server.devices.get(entry.user) or {}).values())
         meant = [one for one in found if lane_of(one) == self.lane and entry.device in ("", one.id)]
-        whose = [(one, self.server.owners.get(one.id, ("", 0))[0]) for one in meant]
+        whose = [(one, self.server.owners.get(one.id, ("", 0, ""))[0]) for one in meant]
         own = tuple(one for one, owner in whose if owner == entry.user)
         strangers = tuple(one for one, owner in whose if owner not in (entry.user, ""))
         return Looked(entry, row, own, strangers)
@@ -292,7 +295,7 @@ def take_off(server: MemoryServer, user: str, device: str, before: int) -> Devic
 
 
 def release(server: MemoryServer, user: str, device: Device) -> None:
-    if server.owners.get(device.id) == (user, device.registered):
+    if server.owners.get(device.id, ("", 0, ""))[:2] == (user, device.registered):
         server.owners.cut(device.id)
 
 

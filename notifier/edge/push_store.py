@@ -40,7 +40,7 @@ class DeviceSteps(Protocol):
     """The steps in which a token goes to a person: each is atomic, all together are not."""
 
     def claim(self, user: str, device: Device, how: str) -> Awaitable[tuple[str, bool]]:
-        """The token is this user's now: whose it was ("" = nobody's), and whether it is. how: always | newer."""
+        """The token is this user's now: who had it before ("" = nobody), and whether it is. how: always | newer."""
 
     def add(self, user: str, device: Device) -> Awaitable[list[Device]]:
         """Into the person's list; who had to go for it."""
@@ -107,7 +107,7 @@ class RedisSteps:
         return keys.owner(device, self.rules.shards)
 
     async def claim(self, user: str, device: Device, how: str) -> tuple[str, bool]:
-        """The token is this user's now: whose it was ("" = nobody's), and whether it is."""
+        """The token is this user's now: who had it before ("" = nobody), and whether it is."""
         before, won = await self._run(self._owner(device.id), "claim", user, device.registered, how)
         return before.decode(), bool(won)
 

@@ -184,7 +184,7 @@ class MemoryWorld(World):
         return list(self.server.dead_tokens.get(TAG, ()))
 
     async def owner(self, device: str) -> str:
-        return self.server.owners.get(device, ("", 0))[0]
+        return self.server.owners.get(device, ("", 0, ""))[0]
 
     async def ear(self, incarnation: str = "one") -> Ear:
         bus = MemoryBus(self.server, self.rules.shards, incarnation)
