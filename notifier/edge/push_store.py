@@ -335,10 +335,10 @@ def _pushes(entries: Sequence[Any], lost: Sequence[bytes], after: str) -> Pushes
 def _looked(entry: PushEntry, answer: Any, people: Any) -> tuple[PushEntry, Row, list[Device]]:
     standing, seq, record, number = answer
     birth, run, unread, flat = people[number - 1]
-    row = Row(standing.decode(), seq, f"{birth.decode()}.{run.decode()}", record.decode(), unread)
-    devices = _devices(flat)
-    meant = [one for one in devices if entry.device in ("", one.id)]
-    return entry, row, meant if row.standing == "row" else []
+    if standing != b"row":
+        return entry, Row(standing.decode(), seq), []
+    row = Row("row", seq, f"{birth.decode()}.{run.decode()}", record.decode(), unread)
+    return entry, row, [one for one in _devices(flat) if entry.device in ("", one.id)]
 
 
 def _devices(flat: Sequence[bytes]) -> list[Device]:
