@@ -357,12 +357,16 @@ async def test_a_device_that_is_forgotten_is_told_of_once(world: World) -> None:
     await enlist(world, U, [dead, alive])
     log, found, run = await one_entry(world)
     results = (judged(found, Verdict("forget", before=2)), judged(found, Verdict("forget", before=2), 1))
+    assert [one.delivery.device for one in results] == [dead, alive]
     await log.settle([Settlement(found.entry, run, results)])
     assert await world.devices().of(U) == (alive,), "the other has registered since"
     (told,) = await world.dead_tokens()
     assert (told.user, told.device, told.reason) == (U, dead, "Unregistered")
     assert await world.owner(dead.id) == ""
     assert await world.owner(alive.id) == U
+    await world.due().wake()
+    (again,) = (await log.read(10)).entries
+    assert (again.device, again.tries) == (alive.id, 1), "which has not got this one yet"
 
 
 async def test_with_the_last_device_of_a_lane_the_pushes_end(world: World) -> None:
