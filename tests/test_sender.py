@@ -381,6 +381,43 @@ def test_several_batches_at_once_never_share_an_entry() -> None:
     assert house.left() == 0
 
 
+def test_a_full_batch_wakes_another_who_sleeps() -> None:
+    house = House()
+    house.enlist(U, phone())
+    for n in range(BATCH):
+        house.comment(U, thing=str(n))
+    sender, rings = house.sender(FakeProvider()), list[int]()
+    sender.log.ring = lambda: rings.append(house.left())  # type: ignore[method-assign]
+    turn(sender)
+    assert rings == [BATCH], "before it sends"
+    house.comment(U)
+    turn(sender)
+    assert rings == [BATCH]
+
+
+def test_a_bug_of_ours_buries_one_entry_and_stops_nobody() -> None:
+    house = House()
+    house.enlist(U, phone())
+
+    class Broken(dict[str, Style]):
+        def get(self, kind: str, default: Any = None) -> Any:
+            if not provider.sent:
+                raise KeyError("a bug")
+            return default
+
+    provider = FakeProvider()
+    sender = house.sender(provider, looks=Looks(Broken()))
+    house.comment(U)
+    turn(sender)
+    assert house.letters() == ["bug"]
+    assert house.metrics.push_bugs == 1
+    provider.sent.append(Delivery("", "", 0, phone(), 0))
+    house.comment(U)
+    turn(sender)
+    assert len(provider.requests) == 1
+    assert house.left() == 0
+
+
 def test_styles_and_languages_are_those_of_the_configuration() -> None:
     house = House()
     house.enlist(U, msgspec.structs.replace(phone("a"), locale="xx-YY"), phone("b"))

@@ -19,7 +19,7 @@ Standing: TypeAlias = Literal["row", "retracted", "seen", "read", "trimmed", "fo
 # Why an entry is done without being sent, and why one is buried.
 Drop: TypeAlias = Literal["retracted", "seen", "read", "no_device"]
 DROPS: Final[tuple[Drop, ...]] = get_args(Drop)
-BURIALS: Final = (*retry.REASONS, "trimmed", "forgotten", "unreadable")
+BURIALS: Final = (*retry.REASONS, "trimmed", "forgotten", "unreadable", "bug")
 
 VERSION: Final = "1"
 ALL: Final = "-"  # where an entry names no device

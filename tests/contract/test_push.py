@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,7 +13,8 @@ from notifier.core import keys
 from notifier.core.inbox import Join, Mark
 from notifier.core.lanes import PushEntry
 from notifier.core.model import Verdict
-from notifier.edge.redis import ReplyError
+from notifier.edge.push_store import RedisPushes
+from notifier.edge.redis import Connection, ReplyError
 from notifier.ports import GroupLost, Judged, Looked, PushLog, Settlement
 from tests.contract.phones import (
     APNS,
@@ -163,6 +165,46 @@ async def test_rows_that_are_gone(world: World) -> None:
     assert (await log.look([found.entry])).found[0].row.standing == "trimmed"
     nobody = msgspec.structs.replace(found.entry, user=people(3)[2])
     assert (await log.look([nobody])).found[0].row.standing == "forgotten"
+
+
+async def test_what_lies_below_the_floor_is_gone_though_it_is_still_there(real: RedisWorld) -> None:
+    """An error in the middle of a trim may leave fields behind."""
+    real.use(cap=1)
+    await enlist(real, U, [phone()])
+    log, found, _ = await one_entry(real)
+    await Reader(real).deliver(event("comment", to=U, thing="2"))
+    key = keys.inbox(U, 1)
+    await real.calls.call("HSET", key, f"n:{found.entry.notification}", found.row.seq)
+    await real.calls.call("HSET", key, found.row.seq, found.row.record)
+    assert (await log.look([found.entry])).found[0].row.standing == "trimmed"
+
+
+class Restarting:
+    """A connection whose server is another one from the second call on."""
+
+    def __init__(self, inner: Connection) -> None:
+        self.inner, self.calls = inner, 0
+
+    def call(self, *args: Any) -> Any:
+        return self.inner.call(*args)
+
+    async def run(self, *args: Any) -> Any:
+        answer = await self.inner.run(*args)
+        self.calls += 1
+        return answer if self.calls == 1 else [answer[0], b"f" * 16, *answer[2:]]
+
+
+async def test_of_an_answer_in_parts_the_oldest_run_counts(
+    real: RedisWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("notifier.edge.push_store.LOOK_BYTES", 1)
+    await enlist(real, U, [phone()])
+    log, found, run = await one_entry(real)
+    assert isinstance(log, RedisPushes)
+    restarting: Any = Restarting(real.calls)
+    log.calls = restarting
+    assert (await log.look([found.entry] * 3)).run == run
+    assert restarting.calls == 3
 
 
 async def test_many_entries_and_devices_are_all_looked_at(world: World) -> None:

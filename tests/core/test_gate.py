@@ -100,3 +100,11 @@ def test_what_the_guard_holds_forgets_no_token() -> None:
     doubted = msgspec.structs.replace(ONE, doubts=1)
     verdict = gate.judge(doubted, BAD, at(400), at(400), 0.5)
     assert verdict.kind == "later"
+
+
+def test_a_token_that_is_called_bad_twice_counts_once() -> None:
+    gate = Gate(RULE, 0)
+    doubted = msgspec.structs.replace(ONE, doubts=1)
+    for _ in range(10):
+        gate.judge(doubted, BAD, at(0), at(0), 0.5)
+    assert gate.suspended(0) == 0
