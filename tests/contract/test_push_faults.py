@@ -163,7 +163,6 @@ async def add(world: Fragile, arm: Arm) -> object:
 async def remove(world: Fragile, arm: Arm) -> object:
     await arm()
     await again(lambda: steps(world).remove(U, OTHER.id))  # the only one of its lane
-    await again(lambda: steps(world).remove(U, BAD.id))
     return [one.id for one in await world.devices().of(U)]
 
 
