@@ -6,9 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
-import struct
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -22,10 +19,10 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from msgspec import Struct
 
 from notifier.core.tokens import ALGORITHMS, Key, base64url
+from notifier.edge.secret_file import FileRefused, read
 
 Check = Callable[[bytes, bytes], bool]
 
-MAX_FILE_BYTES: Final = 65_536
 MIN_SECRET_BYTES: Final = 32  # RFC 7518 section 3.2: a key at least as long as the hash
 MIN_RSA_BITS: Final = 2048  # RFC 7518 section 3.3
 
@@ -47,10 +44,6 @@ class KeyringError(Exception):
         super().__init__("token keys:" + "".join(f"\n  {each.file}: {each.problem}" for each in faults))
 
 
-class _Refused(ValueError):
-    """A key that must not be used; the text completes "FILE: ..."."""
-
-
 # Loading ----------------------------------------------------------------------------------------------------
 
 
@@ -61,12 +54,12 @@ def load(keys: Sequence[tuple[str, str, str | Path]], jwks_file: str | Path | No
     for kid, algorithm, file in keys:
         try:
             found.append((str(file), _from_file(kid, algorithm, Path(file))))
-        except _Refused as refusal:
+        except FileRefused as refusal:
             faults.append(Fault(str(file), f"key {kid!r} {refusal}"))
     if jwks_file is not None:
         try:
-            found += [(str(jwks_file), key) for key in read_jwks(_read(Path(jwks_file)), str(jwks_file))]
-        except _Refused as refusal:
+            found += [(str(jwks_file), key) for key in read_jwks(read(Path(jwks_file)), str(jwks_file))]
+        except FileRefused as refusal:
             faults.append(Fault(str(jwks_file), str(refusal)))
         except KeyringError as error:
             faults += error.faults
@@ -86,62 +79,25 @@ def _doubles(found: Sequence[tuple[str, Key]]) -> Iterator[Fault]:
 
 def _from_file(kid: str, algorithm: str, path: Path) -> Key:
     if not kid:
-        raise _Refused("has an empty kid; name it")
+        raise FileRefused("has an empty kid; name it")
     if algorithm not in ALGORITHMS:
-        raise _Refused(f"has algorithm {algorithm!r}; use one of {', '.join(sorted(ALGORITHMS))}")
+        raise FileRefused(f"has algorithm {algorithm!r}; use one of {', '.join(sorted(ALGORITHMS))}")
     if algorithm == "HS256":
-        return Key(kid, algorithm, secret_check(_read(path, secret=True)))
-    return Key(kid, algorithm, public_check(algorithm, _public_pem(_read(path))))
+        return Key(kid, algorithm, secret_check(read(path, secret=True)))
+    return Key(kid, algorithm, public_check(algorithm, _public_pem(read(path))))
 
 
 def _public_pem(data: bytes) -> object:
     if b"PRIVATE KEY-----" in data:
-        raise _Refused(_PUBLIC_HALF)
+        raise FileRefused(_PUBLIC_HALF)
     if b"-----BEGIN CERTIFICATE-----" in data:
-        raise _Refused("is a certificate; take the key out: openssl x509 -in FILE -pubkey -noout")
+        raise FileRefused("is a certificate; take the key out: openssl x509 -in FILE -pubkey -noout")
     if data.count(b"-----BEGIN ") != 1:
-        raise _Refused("must be one PEM public key (-----BEGIN PUBLIC KEY-----), one to a file")
+        raise FileRefused("must be one PEM public key (-----BEGIN PUBLIC KEY-----), one to a file")
     try:
         return load_pem_public_key(data)
     except (ValueError, UnsupportedAlgorithm):
-        raise _Refused("is not a PEM public key that can be read; copy the file again") from None
-
-
-def _read(path: Path, *, secret: bool = False) -> bytes:
-    try:
-        with path.open("rb") as file:
-            if secret and _open_to_others(file.fileno()):
-                raise _Refused("is a secret open to other users: chmod 600 it; if they read it, replace it")
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise _Refused(f"cannot be read ({reason}); check the path and its permissions") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise _Refused(f"is larger than {MAX_FILE_BYTES} bytes, so it is no key file; check the path")
-    return data
-
-
-def _open_to_others(descriptor: int) -> bool:
-    mode = os.fstat(descriptor).st_mode & 0o077
-    # systemd gives a credential to the service's user by an ACL (mode 0440, "r--r-----+"). With an ACL the
-    # mode's group bits are only its mask: what groups may do stands in the entries.
-    acl = _acl(descriptor) if mode else b""
-    if not acl:
-        return mode != 0
-    entries = [(tag, permissions) for tag, permissions, _ in struct.iter_unpack("<HHI", acl[4:])]
-    group_object, group, mask, other = 0x04, 0x08, 0x10, 0x20  # acl(5), linux/posix_acl_xattr.h
-    allowed = next((permissions for tag, permissions in entries if tag == mask), 0o7)
-    groups = any(permissions & allowed for tag, permissions in entries if tag in (group_object, group))
-    return groups or any(permissions for tag, permissions in entries if tag == other)
-
-
-def _acl(descriptor: int) -> bytes:
-    if sys.platform != "linux":
-        return b""
-    try:
-        return os.getxattr(descriptor, "system.posix_acl_access")
-    except OSError:  # none set, or a file system without them: the mode then says it all
-        return b""
+        raise FileRefused("is not a PEM public key that can be read; copy the file again") from None
 
 
 # JWKS -------------------------------------------------------------------------------------------------------
@@ -181,7 +137,7 @@ def read_jwks(data: bytes, source: str) -> list[Key]:
     for place, member in enumerate(members):
         try:
             keys += _from_jwk(member)
-        except _Refused as refusal:
+        except FileRefused as refusal:
             faults.append(Fault(source, f"keys[{place}] {refusal}"))
     if not keys and not faults:
         faults.append(Fault(source, "has no key to verify EdDSA, ES256 or RS256 with; add one"))
@@ -195,11 +151,11 @@ def _from_jwk(member: msgspec.Raw) -> Iterator[Key]:
     try:
         jwk = msgspec.json.decode(member, type=_Jwk)
     except (ValueError, RecursionError) as error:
-        raise _Refused(f"is not a JWK ({_cause(error)}); correct or remove it") from None
+        raise FileRefused(f"is not a JWK ({_cause(error)}); correct or remove it") from None
     if jwk.kty == "oct":
-        raise _Refused("is a secret (kty oct), which has no place in a JWKS; use an HS256 key file")
+        raise FileRefused("is a secret (kty oct), which has no place in a JWKS; use an HS256 key file")
     if jwk.d is not None:
-        raise _Refused("holds a private key (d); publish only the public members")
+        raise FileRefused("holds a private key (d); publish only the public members")
     if jwk.use != "sig" or "verify" not in jwk.key_ops:
         return
     # RFC 8725 section 3.1: the kind of key decides the algorithm; an alg that says another is none of ours.
@@ -207,7 +163,7 @@ def _from_jwk(member: msgspec.Raw) -> Iterator[Key]:
     if algorithm is None or jwk.alg not in (None, algorithm):
         return
     if not jwk.kid:
-        raise _Refused("has no kid; give it one, and name it in the tokens' headers")
+        raise FileRefused("has no kid; give it one, and name it in the tokens' headers")
     yield Key(jwk.kid, algorithm, public_check(algorithm, _public_jwk(jwk)))
 
 
@@ -225,7 +181,7 @@ def _public_jwk(jwk: _Jwk) -> object:
         n, e = (int.from_bytes(_member(part), "big") for part in (jwk.n, jwk.e))
         return rsa.RSAPublicNumbers(e, n).public_key()
     except ValueError:
-        raise _Refused(f"is not a valid {jwk.kty} public key; fetch or export it again") from None
+        raise FileRefused(f"is not a valid {jwk.kty} public key; fetch or export it again") from None
 
 
 def _member(text: str, size: int | None = None) -> bytes:
@@ -252,10 +208,12 @@ def secret_check(data: bytes) -> Check:
     secret = data.strip()
     if secret.startswith((b"-----BEGIN ", b"ssh-", b"ecdsa-sha2-")) or b"-----BEGIN " in secret:
         # RFC 8725 section 2.1: what others may know (a public key) must never key an HMAC.
-        raise _Refused("is a key file in PEM or SSH form, not an HS256 secret; set the algorithm it is for")
+        raise FileRefused(
+            "is a key file in PEM or SSH form, not an HS256 secret; set the algorithm it is for"
+        )
     if len(secret) < MIN_SECRET_BYTES:
         advice = f"HS256 needs {MIN_SECRET_BYTES} or more: openssl rand -base64 48"
-        raise _Refused(f"is a secret of {len(secret)} bytes; {advice}")
+        raise FileRefused(f"is a secret of {len(secret)} bytes; {advice}")
 
     # A closure, so that no repr of a Key can show the secret.
     def check(signing_input: bytes, signature: bytes) -> bool:
@@ -266,7 +224,7 @@ def secret_check(data: bytes) -> Check:
 
 def _ed25519(key: object) -> Check:
     if not isinstance(key, ed25519.Ed25519PublicKey):
-        raise _Refused("is not an Ed25519 key, which EdDSA needs; correct the algorithm or the file")
+        raise FileRefused("is not an Ed25519 key, which EdDSA needs; correct the algorithm or the file")
 
     def check(signing_input: bytes, signature: bytes) -> bool:
         return _holds(lambda: key.verify(signature, signing_input))
@@ -276,7 +234,7 @@ def _ed25519(key: object) -> Check:
 
 def _p256(key: object) -> Check:
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise _Refused("is not a P-256 key, which ES256 needs; correct the algorithm or the file")
+        raise FileRefused("is not a P-256 key, which ES256 needs; correct the algorithm or the file")
     method = ec.ECDSA(SHA256())
 
     def check(signing_input: bytes, signature: bytes) -> bool:
@@ -291,9 +249,9 @@ def _p256(key: object) -> Check:
 
 def _rsa(key: object) -> Check:
     if not isinstance(key, rsa.RSAPublicKey):
-        raise _Refused("is not an RSA key, which RS256 needs; correct the algorithm or the file")
+        raise FileRefused("is not an RSA key, which RS256 needs; correct the algorithm or the file")
     if key.key_size < MIN_RSA_BITS:
-        raise _Refused(f"is an RSA key of {key.key_size} bits; make one of {MIN_RSA_BITS} or more")
+        raise FileRefused(f"is an RSA key of {key.key_size} bits; make one of {MIN_RSA_BITS} or more")
     scheme, digest = padding.PKCS1v15(), SHA256()
 
     def check(signing_input: bytes, signature: bytes) -> bool:
