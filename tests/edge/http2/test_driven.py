@@ -306,7 +306,9 @@ def test_a_success_closes_the_account_of_failures() -> None:
 
 @pytest.mark.parametrize("tries", [1, 3])
 def test_the_breaker_refuses_what_waits(tries: int) -> None:
-    world = World(breaker=Breaker(BreakerRule(failures=tries, floor=30.0, base=0.0)), sizes=Sizes(grow_every=0.001))
+    world = World(
+        breaker=Breaker(BreakerRule(failures=tries, floor=30.0, base=0.0)), sizes=Sizes(grow_every=0.001)
+    )
     world.place.down = True
     send(world.pool, 4)
     world.turn()
