@@ -53,6 +53,7 @@ PROJECT: Final = "photos-12345"
 ACTOR: Final = Actor("42", "ana", None)
 PHOTO: Final = Object("photo", "99")
 QUICK: Final = Sizes(grow_every=0.01)
+ONE: Final = Sizes(most=1, grow_every=0.01)
 
 # Nothing of these may ever be logged: what begins our tokens, and the secrets of their owners.
 CANARIES: Final = ("eyJ", "ya29.", "PRIVATE KEY", "5ecret", "bearer ", "Bearer ")
@@ -135,9 +136,10 @@ class World:
         places: dict[Environment, Place] = {"production": at, "sandbox": at}
         more.setdefault("breaker", BreakerRule(failures=3, floor=0.05, base=0.0))
         more.setdefault("trust", self.trust)
+        more.setdefault("sizes", QUICK)
         made = Apns(
             reactor, "photos", TOPIC, access or self.apple_tokens(), self.now, places, limits=limits,
-            sizes=QUICK, chance=lambda: 0.01, **more,
+            chance=lambda: 0.01, **more,
         )  # fmt: skip
         self._stops.append(made.stop)
         return made

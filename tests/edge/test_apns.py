@@ -28,6 +28,7 @@ from notifier.edge.signing import es256
 from tests.edge.http2.world import PushServer, make_papers, reactor, until
 from tests.edge.provider_world import (
     KEY,
+    ONE,
     P8,
     TOPIC,
     kinds,
@@ -79,7 +80,7 @@ async def test_the_same_push_has_the_same_name_on_every_try(tmp_path: Path) -> N
 async def test_the_first_push_of_a_connection_goes_alone(tmp_path: Path) -> None:
     async with sandboxed(tmp_path) as world:
         world.rule("apns", TOKENS[0], delay_ms=300)
-        apns = world.apns()
+        apns = world.apns(sizes=ONE)
         sending = apns.send(requests(TOKENS))
         counts = world.sandbox.factories["apns"].counts
         running = Deferred.fromCoroutine(sending)
@@ -186,7 +187,7 @@ async def test_a_renewed_token_is_never_followed_by_the_old_one(tmp_path: Path) 
 
         factory.provider = Listening()
         world.rule("apns", TOKENS[0], delay_ms=300)
-        apns = world.apns()
+        apns = world.apns(sizes=ONE)
         first = Deferred.fromCoroutine(apns.send(requests(TOKENS)))
         await until(lambda: len(sent) == 1)
         world.skew = 2_900.0  # past the latest moment of renewal; the sandbox's own clock has not moved
@@ -271,7 +272,7 @@ async def test_goaway_loses_nothing_and_counts_no_try(tmp_path: Path) -> None:
 async def test_streams_above_the_last_of_a_goaway_go_elsewhere(tmp_path: Path) -> None:
     """Three are held open; GOAWAY says that only the first was taken. The others are sent again, once."""
     async with sandboxed(tmp_path) as world:
-        apns = world.apns()
+        apns = world.apns(sizes=ONE)
         await apns.send(requests(TOKENS[:1]))
         world.rule("apns", TOKENS[1], delay_ms=400)
         world.rule("apns", TOKENS[2], action="hang", times=1)
