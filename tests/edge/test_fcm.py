@@ -144,6 +144,15 @@ async def test_a_token_that_is_refused_again_is_told(tmp_path: Path) -> None:
         assert world.sandbox.factories["fcm"].counts.answers == {"401": 10}
 
 
+async def test_no_push_is_sent_a_third_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with sandboxed(tmp_path) as world:
+        world.rule("fcm", status=401, reason="UNAUTHENTICATED")
+        fcm = world.fcm()
+        monkeypatch.setattr(fcm._tokens, "refused", lambda token: True)
+        assert kinds(await fcm.send(asked(PHONES[:5]))) == ["reconnect_retry 401 UNAUTHENTICATED"] * 5
+        assert world.sandbox.factories["fcm"].counts.answers == {"401": 10}
+
+
 async def test_a_service_account_that_was_deleted(tmp_path: Path) -> None:
     async with sandboxed(tmp_path) as world:
         world.rule("oauth", status=400, reason="invalid_grant")

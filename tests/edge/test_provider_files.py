@@ -33,7 +33,12 @@ from tests.edge.provider_world import P8, PEM, World, kinds, requests, sandboxed
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 KEY = rsa.generate_private_key(65537, 2048)
-TOPICS = ("com.example.photos", "com.example.photos.voip", "com.example.photos.complication")
+TOPICS = (
+    "com.example.photos",
+    "com.example.photos.voip",
+    "com.example.photos.complication",
+    f"com.example.{'x' * 120}",
+)
 
 
 def secret(folder: Path, data: bytes, name: str = "5ecret") -> Path:
