@@ -11,9 +11,11 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from notifier.core.breaker import Backoff, Breaker, BreakerRule, BreakerState
 from notifier.core.http2 import Answered, Expired, Limits, NotAccepting, Refused, Result, Template
-from notifier.core.http2.breaker import Backoff, Breaker
+from notifier.core.http2.errors import NO_ERROR
 from notifier.core.http2.results import C
+from notifier.edge.http2.dial import told
 from notifier.edge.http2.protocol import PushProtocol
 
 log = Logger()
@@ -33,6 +35,17 @@ class Sizes(Struct, frozen=True, kw_only=True):
     """Pushes without a connection. Beyond: `push` raises NotAccepting."""
     lifetime: float = 86_400.0
     """A connection so old drains."""
+    spare: float = 1_800.0
+    """If no push had to wait for so long, one of several connections drains."""
+
+
+class Counts(Struct):
+    """What has happened in a pool since its start. `replayed`: pushes that were sent again by the pool itself."""
+
+    made: int = 0
+    failed: int = 0
+    goaways: int = 0
+    replayed: int = 0
 
 
 class Push(Generic[C]):
@@ -70,15 +83,20 @@ class Pool(Generic[C]):
         sizes: Sizes | None = None,
         breaker: Breaker | None = None,
         chance: Callable[[], float] = random.random,
+        current: Callable[[Template], Template] | None = None,
     ) -> None:
+        """`current`: the template to send instead of the one that a push was given: while it waited, or was
+        sent again, the token in it may have been renewed."""
         self._reactor = reactor
         self._endpoint = endpoint
         self._ended = ended
         self._limits = limits or Limits()
         self._sizes = sizes or Sizes()
-        self._breaker = breaker or Breaker()
+        self._breaker = breaker or Breaker(BreakerRule())
         self._backoff = Backoff()
         self._chance = chance
+        self._current = current
+        self.counts = Counts()
         self._queue: deque[Push[C]] = deque()
         self._ready: list[PushProtocol[Push[C]]] = []
         self._all: dict[PushProtocol[Push[C]], Any] = {}  # with the timer of its age
@@ -88,6 +106,8 @@ class Pool(Generic[C]):
         self._turn: Any = None  # the delivery at the end of this turn of the reactor
         self._retry: Any = None
         self._watch: Any = None
+        self._review: Any = None
+        self._enough = True  # no push had to wait since the last review
         self._stopped: Deferred[None] | None = None
         self.fault = ""
         """Why the last connection failed."""
@@ -95,12 +115,17 @@ class Pool(Generic[C]):
     @property
     def accepting(self) -> bool:
         """`push` takes pushes, as long as no more wait than may."""
-        return self._stopped is None and not self._breaker.open(self._reactor.seconds())
+        return self._stopped is None and self.state != "open"
+
+    @property
+    def state(self) -> BreakerState:
+        """The breaker's: open, nothing is accepted; half_open, the next connection decides."""
+        return self._breaker.state(self._reactor.seconds())
 
     @property
     def retry_at(self) -> float:
         """When the breaker closes, in the reactor's seconds; in the past if it is not open."""
-        return self._breaker.until
+        return float("-inf") if self._breaker.until is None else self._breaker.until
 
     @property
     def waiting(self) -> int:
@@ -119,19 +144,30 @@ class Pool(Generic[C]):
 
     def push(self, push: Push[C]) -> None:
         """Sends it at the end of this turn of the reactor, or when there is room. Raises NotAccepting."""
-        if not self.accepting:
+        now, until = self._reactor.seconds(), self._breaker.until
+        if self._stopped is not None or (until is not None and now < until):
             why = "the pool is stopped" if self._stopped else f"the breaker is open: {self.fault}"
             raise NotAccepting(why)
         if len(self._queue) >= self._sizes.waiting:
             raise NotAccepting(f"{len(self._queue)} pushes wait already")
-        push.since = self._reactor.seconds()
+        push.since = now
         self._queue.append(push)
+        if self._turn is None:
+            self._schedule()
+
+    def again(self, push: Push[C]) -> bool:
+        """Sends a push that has ended once more, before all that wait; its time to wait is not begun anew.
+        False: the pool does not accept it."""
+        if not self.accepting:
+            return False
+        self._queue.appendleft(push)
         self._schedule()
+        return True
 
     def trip(self, seconds: float, reason: str) -> None:
         """Opens the breaker: the credential is refused, say. Streams that are open run on."""
         self.fault = reason
-        self._breaker.trip(self._reactor.seconds(), seconds)
+        self._breaker.trip(seconds, self._reactor.seconds())
         self._refuse_all(f"the breaker is open: {reason}")
 
     def stop(self) -> Deferred[None]:
@@ -139,7 +175,7 @@ class Pool(Generic[C]):
         if self._stopped is None:
             self._stopped = Deferred()
             self._refuse_all("the pool stops")
-            for timer in (self._turn, self._retry, self._watch):
+            for timer in (self._turn, self._retry, self._watch, self._review):
                 if timer is not None and timer.active():
                     timer.cancel()
             if self._dialling is not None:
@@ -164,22 +200,27 @@ class Pool(Generic[C]):
         self._expire()
         self._ready = [protocol for protocol in self._ready if protocol.core.accepting]
         self._ready = self._ready[1:] + self._ready[:1]
-        now, left = self._reactor.seconds(), len(self._ready)
-        for protocol in self._ready:
+        # Not to one that owes an answer and is silent: a line that nobody reads any more turns pushes into unknown.
+        well = [protocol for protocol in self._ready if not protocol.core.doubtful]
+        now, left = self._reactor.seconds(), len(well)
+        for protocol in well:
             if not self._queue:
                 break
             self._hand_over(protocol, -(-len(self._queue) // left), now)
             left -= 1
         if self._queue:
+            self._enough = False
             self._watch_queue()
             self._grow()
 
     def _hand_over(self, protocol: PushProtocol[Push[C]], share: int, now: float) -> None:
-        core, queue = protocol.core, self._queue
+        core, queue, current = protocol.core, self._queue, self._current
         for _ in range(min(share, core.room)):
             if core.window <= 0:
                 break
             push = queue.popleft()
+            if current is not None:
+                push.template = current(push.template)
             core.push(push, push.template, push.values, push.body, now)
         protocol.flush()
 
@@ -209,9 +250,21 @@ class Pool(Generic[C]):
     # --- What connections say ---
 
     def ready(self, connection: PushProtocol[Push[C]]) -> None:
+        self.counts.made += 1
         self._ready.append(connection)
         self._all[connection] = self._reactor.callLater(self._sizes.lifetime, self._retire, connection)
         self._schedule()
+        if self._review is None and len(self._ready) > 1:
+            self._review = self._reactor.callLater(self._sizes.spare, self._spare)
+
+    def _spare(self) -> None:
+        """One connection fewer, if those that there are were enough the whole time."""
+        self._review = None
+        if len(self._ready) > 1 and self._enough:
+            self._retire(self._ready.pop(0))
+        self._enough = True
+        if len(self._ready) > 1:
+            self._review = self._reactor.callLater(self._sizes.spare, self._spare)
 
     def ended(self, connection: PushProtocol[Push[C]], results: list[Result[Push[C]]]) -> None:
         final: list[Result[Push[C]]] = []
@@ -227,10 +280,15 @@ class Pool(Generic[C]):
         if connection not in self._served and any(type(result) is Answered for result in final):
             self._served.add(connection)
             self._backoff.reset()
-            self._breaker.succeeded()
+            self._breaker.succeeded(self._reactor.seconds())
+        self.counts.replayed += len(again)
         self._queue.extendleft(reversed(again))
         if final:
             self._ended(final)
+        if self._queue:
+            self._schedule()
+
+    def heard(self, connection: PushProtocol[Push[C]]) -> None:
         if self._queue:
             self._schedule()
 
@@ -243,7 +301,9 @@ class Pool(Generic[C]):
         served = connection in self._served
         self._served.discard(connection)
         core = getattr(connection, "core", None)
-        if not served and (core is None or core.goaway is None) and self._stopped is None:
+        self.counts.goaways += core is not None and core.goaway is not None
+        ends = core is not None and core.goaway is not None and core.goaway.code == NO_ERROR
+        if not served and not ends and self._stopped is None:
             self._failed(reason)
         elif self._queue:
             self._schedule()
@@ -292,16 +352,18 @@ class Pool(Generic[C]):
     def _not_connected(self, failure: Failure) -> None:
         self._dialling = None
         if self._stopped is None:
-            self._failed(failure.getErrorMessage())
+            self._failed(told(failure))
         self._check_stopped()
 
     def _failed(self, reason: str) -> None:
         """A connection that came to nothing: pause, and after a row of them refuse what waits."""
         self.fault = reason
         log.warn("a push server cannot be reached: {reason}", reason=reason)
+        self.counts.failed += 1
         pause = self._backoff.pause(self._chance())
-        now = self._reactor.seconds()
-        if self._breaker.failed(now):
+        # While another connection works the way is not closed, whatever became of this one.
+        works = any(connection.core.accepting for connection in self._served)
+        if not works and self._breaker.failed(self._reactor.seconds(), self._chance()):
             self._refuse_all(f"the breaker is open: {reason}")
             return
         if self._retry is None or not self._retry.active():

@@ -9,6 +9,7 @@ from zope.interface import implementer  # type: ignore[import-untyped]
 
 from notifier.core.http2 import Limits, PushConnection, Result
 from notifier.core.http2.results import C
+from notifier.edge.http2.dial import told
 
 TLS_WITHIN: Final = 10.0  # s, from TCP to HTTP/2; Twisted's handshake has no bound of its own
 CLOSE_WITHIN: Final = 5.0  # s, from our GOAWAY to the end
@@ -16,10 +17,11 @@ _NEVER: Final = float("inf")
 
 
 class Owner(Protocol[C]):
-    """Who has connections made. `gone` is the last that is heard of one."""
+    """Who has connections made. `heard`: one that was doubtful is not any more. `gone` is the last that is told."""
 
     def ready(self, connection: "PushProtocol[C]") -> None: ...
     def ended(self, connection: "PushProtocol[C]", results: list[Result[C]]) -> None: ...
+    def heard(self, connection: "PushProtocol[C]") -> None: ...
     def gone(self, connection: "PushProtocol[C]", reason: str) -> None: ...
 
 
@@ -61,7 +63,10 @@ class PushProtocol(protocol.Protocol, Generic[C]):
     def dataReceived(self, data: bytes) -> None:
         if not self._begun:
             return
+        doubtful = self.core.doubtful
         self._tell(self.core.feed(data, self._reactor.seconds()))
+        if doubtful:
+            self._owner.heard(self)
         if not self._is_ready and self.core.announced and self.core.accepting:
             self._is_ready = True
             self._owner.ready(self)
@@ -69,7 +74,7 @@ class PushProtocol(protocol.Protocol, Generic[C]):
 
     def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:
         self._cancel()
-        why = self._fault or reason.getErrorMessage()
+        why = self._fault or told(reason)
         if self._begun:
             if self.core.failure is not None:
                 why = str(self.core.failure)

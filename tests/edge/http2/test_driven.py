@@ -11,11 +11,11 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from notifier.core.breaker import Breaker, BreakerRule
 from notifier.core.http2 import Limits, Refused
-from notifier.core.http2.breaker import Breaker
 from notifier.edge.http2.pool import Pool, Sizes
 from notifier.edge.http2.protocol import CLOSE_WITHIN, TLS_WITHIN, PushProtocol
-from tests.core.http2.world import ACK, goaway, ok, settings, split
+from tests.core.http2.world import ACK, frame, goaway, ok, settings, split
 from tests.edge.http2.world import Told, send
 
 Refusal: Any = error.ConnectionRefusedError
@@ -261,11 +261,56 @@ def test_a_connection_without_a_window_gets_no_more() -> None:
     assert line._protocol.core.waiting == 0
 
 
+def test_connections_that_are_not_needed_any_more_drain_one_by_one() -> None:
+    limits = Limits(streams=10, ping_after_silence=None, ping_every=None)
+    world, first = begin(60, limits, Sizes(most=3, grow_every=0.001, spare=100.0))
+    lines = [first]
+    for _ in range(2):
+        world.clock.advance(0.01)
+        lines.append(world.open())
+    answered = set[tuple[Line, int]]()
+    while len(world.told) < 60:
+        for line in lines:
+            for stream in line.requests():
+                if (line, stream) not in answered:
+                    answered.add((line, stream))
+                    world.hear(line, ok(stream))
+    counts: list[int] = []
+    for _ in range(5):
+        world.clock.advance(100.0)
+        send(world.pool, 3, 1000 + len(counts) * 3)
+        world.turn()
+        counts.append(sum(not line.disconnecting for line in lines))
+        for line in lines:
+            for stream in line.requests():
+                if (line, stream) not in answered:
+                    answered.add((line, stream))
+                    world.hear(line, ok(stream))
+    assert counts == [3, 2, 1, 1, 1], "the first period had pushes that waited"
+    assert set(world.told.kinds().values()) == {"Answered"}
+
+
+def test_a_line_that_owes_an_answer_and_is_silent_gets_no_more() -> None:
+    world, line = begin(1, Limits(answer_within=10.0), Sizes(most=1))
+    world.hear(line, ok(1))
+    send(world.pool, 1, 1)
+    world.turn()
+    for _ in range(11):
+        world.clock.advance(1.0)
+    send(world.pool, 2, 2)
+    world.turn()
+    assert world.told.kinds() == {0: "Answered", 1: "Expired"}
+    silent = line.requests()
+    ping = next(each for each in split(b"".join(line.writes)) if each.kind == 6)
+    world.hear(line, frame(6, 1, 0, ping.payload))
+    assert (silent, line.requests()) == ([1, 3], [1, 3, 5, 7])
+
+
 # --- Failures -------------------------------------------------------------------------------------
 
 
 def test_pauses_grow_and_begin_anew_after_a_success() -> None:
-    world = World(Limits(wait_within=1e6), breaker=Breaker(failures=100))
+    world = World(Limits(wait_within=1e6), breaker=Breaker(BreakerRule(failures=100)))
     world.place.down = True
     send(world.pool, 1)
     world.turn()
@@ -289,7 +334,7 @@ def test_pauses_grow_and_begin_anew_after_a_success() -> None:
 
 
 def test_a_success_closes_the_account_of_failures() -> None:
-    world = World(breaker=Breaker(failures=2), sizes=Sizes(grow_every=0.001))
+    world = World(breaker=Breaker(BreakerRule(failures=2)), sizes=Sizes(grow_every=0.001))
     for round_ in range(3):
         world.place.down = True
         send(world.pool, 1, round_)
@@ -306,7 +351,9 @@ def test_a_success_closes_the_account_of_failures() -> None:
 
 @pytest.mark.parametrize("tries", [1, 3])
 def test_the_breaker_refuses_what_waits(tries: int) -> None:
-    world = World(breaker=Breaker(failures=tries, pause=30.0), sizes=Sizes(grow_every=0.001))
+    world = World(
+        breaker=Breaker(BreakerRule(failures=tries, floor=30.0, base=0.0)), sizes=Sizes(grow_every=0.001)
+    )
     world.place.down = True
     send(world.pool, 4)
     world.turn()
