@@ -8,6 +8,9 @@ from msgspec import Struct
 
 from notifier.core.backlog import Batch, Entry
 from notifier.core.inbox import Bell, Join, Joined, Mark, Page, Standing
+from notifier.core.lanes import PushEntry, Row
+from notifier.core.model import Delivery, Device, Outcome, Verdict
+from notifier.core.push import Push
 
 
 class Clock(Protocol):
@@ -163,3 +166,164 @@ class Bus(Protocol):
         revoked: Callable[[str], None],
     ) -> None:
         """Call `bells` for each message, `subscribed(shard)` after each (re)subscription, `revoked(user)`."""
+
+
+# --- Phones --------------------------------------------------------------------------------------------------
+
+
+class PushRequest(Struct, frozen=True, gc=False):
+    """What a provider is asked for: a delivery, and what it says. Devices of one language share the push."""
+
+    delivery: Delivery
+    push: Push
+
+
+class Provider(Protocol):
+    """One provider, as one app is known there. `longest`: s that a `send` may take at most."""
+
+    @property
+    def longest(self) -> float: ...
+
+    def send(self, requests: Sequence[PushRequest]) -> Awaitable[Sequence[Outcome]]:
+        """Send; one outcome for each, in order. Never raises for what a provider or a network does."""
+
+
+class PushesRead(Struct, frozen=True):
+    """Entries of a lane that are this process's to settle now; `lost`: ids deleted while pending.
+
+    `broken`: entries that nobody can read, as (id, what stood there). `after`: "" = that is all.
+    """
+
+    entries: tuple[PushEntry, ...]
+    broken: tuple[tuple[str, bytes], ...] = ()
+    lost: tuple[str, ...] = ()
+    after: str = ""
+
+
+class Looked(Struct, frozen=True):
+    """What stands behind a push entry: the row, and the devices that are meant.
+
+    `strangers`: devices that the person is still listed with, while they are another's now.
+    """
+
+    entry: PushEntry
+    row: Row
+    devices: tuple[Device, ...] = ()
+    strangers: tuple[Device, ...] = ()
+
+
+class Look(Struct, frozen=True):
+    """What a batch of entries found: at `now` (ms, the server's clock), under `run` of the server."""
+
+    now: int
+    run: str
+    found: tuple[Looked, ...]
+
+
+class Judged(Struct, frozen=True, gc=False):
+    """A delivery and what is to be done with it. `why`: the provider's word, for a device that is forgotten."""
+
+    delivery: Delivery
+    verdict: Verdict
+    why: str = ""
+
+
+class Settlement(Struct, frozen=True):
+    """What becomes of one entry. `results`: by device. `strangers`: to be taken off this person's list.
+
+    `buried`: why the whole entry goes to the dead letters, with `detail`. `run`: under which its row was read.
+    """
+
+    entry: PushEntry
+    run: str
+    results: tuple[Judged, ...] = ()
+    strangers: tuple[Device, ...] = ()
+    buried: str = ""
+    detail: str = ""
+
+
+class PushesSettled(Struct, frozen=True):
+    """What a settlement came to, by entry, in order.
+
+    done; gone: somebody else has settled it, nothing was changed; again: it is decided anew, for the server has
+    another run than the row was read under; or the text of an error, after which it stays pending.
+    """
+
+    states: tuple[str, ...]
+
+
+class PushLog(Protocol):
+    """The stream of one lane on one shard. Any number of processes read it, each entry is given to one of them."""
+
+    def create(self) -> Awaitable[None]:
+        """Make the consumer group at 0, where it is missing."""
+
+    def history(self, want: int, after: str) -> Awaitable[PushesRead]:
+        """What this process was given before and has not settled, from `after` ("" = the first). Raises GroupLost."""
+
+    def claim(self, idle_ms: int, want: int, after: str) -> Awaitable[PushesRead]:
+        """Take over what nobody has settled for idle_ms. Raises GroupLost."""
+
+    def read(self, want: int) -> Awaitable[PushesRead]:
+        """The next entries. Raises GroupLost."""
+
+    def look(self, entries: Sequence[PushEntry]) -> Awaitable[Look]:
+        """What stands behind entries; in order, all of them."""
+
+    def settle(self, settlements: Sequence[Settlement]) -> Awaitable[PushesSettled]:
+        """Write down what became of entries and acknowledge them."""
+
+    def bury(self, broken: Sequence[tuple[str, bytes]]) -> Awaitable[None]:
+        """To the dead letters with entries that nobody can read."""
+
+    def depth(self) -> Awaitable[Depth]:
+        """How much lies in the stream."""
+
+    def wait(self, seconds: float) -> Awaitable[None]:
+        """Return when something may have been appended, at the latest after so many seconds."""
+
+
+class Woken(Struct, frozen=True, gc=False):
+    """What waking came to: entries `moved` to their lanes, and how many are `left` to come due."""
+
+    moved: int
+    left: int
+
+
+class DueLog(Protocol):
+    """What is to be sent later, on one shard."""
+
+    def wake(self) -> Awaitable[Woken]:
+        """Bring what is due back to its lane; a part of it at a time."""
+
+    def wait(self, seconds: float) -> Awaitable[None]:
+        """Return after so many seconds."""
+
+
+class DevicePage(Struct, frozen=True):
+    """Some of all (user, device) pairs; `after`: where the next page begins, "" = that was the last.
+
+    As with SCAN, what is there all the time comes at least once.
+    """
+
+    pairs: tuple[tuple[str, Device], ...]
+    after: str
+
+
+class Devices(Protocol):
+    """Everybody's devices. A token is one device and belongs to one person."""
+
+    def register(self, user: str, device: Device) -> Awaitable[bool]:
+        """The device is this person's now, and nobody else's; False: somebody else has registered it meanwhile.
+
+        Whoever has more than the limit loses those registered longest ago.
+        """
+
+    def unregister(self, user: str, device: str) -> Awaitable[bool]:
+        """Take a device (by its id) off this person's list; False: it was not there. Another's stays."""
+
+    def of(self, user: str) -> Awaitable[tuple[Device, ...]]:
+        """A person's devices, those registered longest ago first."""
+
+    def page(self, after: str = "") -> Awaitable[DevicePage]:
+        """All devices, a page at a time."""

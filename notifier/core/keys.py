@@ -66,3 +66,38 @@ def wake(tagged: str) -> str:
 def slot(name: str) -> str:
     """Who goes by this consumer name."""
     return f"slot:{name}"
+
+
+def devices(user: str, shards: int) -> str:
+    """A person's devices by id, and in `lanes` which lanes these have."""
+    return f"dev:{tag(shard_of(user, shards))}:{user}"
+
+
+def owner(device: str, shards: int) -> str:
+    """Whose a device is, by its id, which is a hash of its token."""
+    return f"owner:{tag(shard_of(device, shards))}:{device}"
+
+
+def pushes(tagged: str, lane: object) -> str:
+    """The stream of a lane."""
+    return f"push:{tagged}:{lane}"
+
+
+def due(tagged: str) -> str:
+    """What is to be sent later, by when it is due (ms)."""
+    return f"due:{tagged}"
+
+
+def later(tagged: str) -> str:
+    """What the members of `due` stand for."""
+    return f"later:{tagged}"
+
+
+def dead_tokens(tagged: str) -> str:
+    """A stream of devices that were forgotten on a provider's word."""
+    return f"tokens:dead:{tagged}"
+
+
+def lanes_bell(tagged: str) -> str:
+    """The channel on which senders hear that one of their lanes has something to send."""
+    return f"lanes:{tagged}"
