@@ -120,14 +120,24 @@ class Counter:
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """Table entry: a number that rises and falls; `Metrics.watch` can have it read at scrape time instead."""
+    """Table entry: a number that rises and falls; `Metrics.watch` can have it read at scrape time instead.
+
+    With `label`, one number for each of its values, set by who knows them. Two labels are one, as for Counter.
+    """
 
     help: str
+    label: str = ""
 
-    def make(self, _: Iterable[str]) -> int:
-        return 0
+    def make(self, more: Iterable[str]) -> int | Labelled:
+        return Labelled(more) if self.label else 0
 
     def family(self, name: str, value: object) -> Metric:
+        if isinstance(value, Labelled):
+            family = GaugeMetricFamily(name, self.help, labels=self.label.split())
+            for label, number in value.items():
+                if label != OTHER:  # nothing from outside ever sets one
+                    family.add_metric(label.split(), number)
+            return family
         assert isinstance(value, int | float)
         return GaugeMetricFamily(name, self.help, value=value)
 
@@ -155,7 +165,7 @@ class Metrics:
     """The numbers of one process; one line below is one metric, exported as `notifier_<line's name>`.
 
     Counters are exported with `_total` at the end. `labels` adds label values that other modules own:
-    `Metrics({"dead_letters": REASONS})`. Raises ValueError for a name that is no labelled counter.
+    `Metrics({"dead_letters": REASONS})`. Raises ValueError for a name that is no labelled metric.
     """
 
     # The path of an event
@@ -210,6 +220,23 @@ class Metrics:
     jwks_keys: Annotated[float, Gauge("Fetched keys that are in use.")]
     jwks_age_seconds: Annotated[float, Gauge("Time since the key set was last fetched; 0 without a key set.")]
     reloads: Annotated[Labelled, Counter("Reloads of keys and limits.", "result", ("done", "refused"))]
+    # Phones, by lane: one app at one provider
+    push_entries: Annotated[Labelled, Counter("Pushes to make that were read from a lane.", "app provider")]
+    push_outcomes: Annotated[Labelled, Counter("Answers of providers.", "app provider outcome")]
+    push_reasons: Annotated[Labelled, Counter("Answers other than a plain yes.", "provider reason")]
+    push_drops: Annotated[Labelled, Counter("Pushes that were not needed.", "app provider reason")]
+    push_retries: Annotated[Labelled, Counter("Deliveries put off until later.", "app provider")]
+    push_forgotten: Annotated[Labelled, Counter("Devices forgotten on a provider's word.", "app provider")]
+    push_strangers: Annotated[int, Counter("Devices taken off a person's list, for they are another's now.")]
+    push_settle_failures: Annotated[int, Counter("Pushes whose settlement failed. Alarm above 0.")]
+    push_bugs: Annotated[int, Counter("Sends that ended in a bug; tried again. Alarm above 0.")]
+    push_seconds: Annotated[Histogram, Distribution("Time from the lane to the provider's yes, first tries.")]
+    push_batch_seconds: Annotated[Histogram, Distribution("Time of one batch, all but its reading.")]
+    push_backlog: Annotated[Labelled, Gauge("Pushes that stand in a lane.", "app provider")]
+    push_breaker: Annotated[Labelled, Gauge("2 while a lane's breaker is open, 1: trying.", "app provider")]
+    push_suspended: Annotated[Labelled, Gauge("Environments whose tokens seem bad in mass.", "app provider")]
+    push_woken: Annotated[int, Counter("Deliveries brought back to their lane when they came due.")]
+    push_due: Annotated[float, Gauge("Deliveries that wait until they come due.")]
     # Redis and the process
     redis_reconnects: Annotated[Labelled, Counter("Connections to Redis made again.", "link", REDIS_LINKS)]
     redis_errors: Annotated[Labelled, Counter("Redis calls that failed.", "kind", REDIS_ERRORS)]
@@ -222,7 +249,7 @@ class Metrics:
     def __init__(self, labels: Mapping[str, Iterable[str]] | None = None) -> None:
         more = dict(labels or {})
         for name, entry in TABLE.items():
-            labelled = isinstance(entry, Counter) and entry.label
+            labelled = isinstance(entry, Counter | Gauge) and entry.label
             setattr(self, name, entry.make(more.pop(name, ()) if labelled else ()))
         if more:
             raise ValueError(f"no labelled metric called {', '.join(sorted(more))} in notifier/metrics.py")
@@ -234,7 +261,7 @@ class Metrics:
 
     def watch(self, gauge: str, read: Callable[[], float]) -> None:
         """Have `gauge` read by calling `read` at each scrape. Raises ValueError if there is no such gauge."""
-        if not isinstance(TABLE.get(gauge), Gauge):
+        if gauge not in _gauges():
             raise ValueError(f"{gauge!r} is not a gauge; gauges: {', '.join(_gauges())}")
         self._watched[gauge] = read
 
@@ -259,7 +286,7 @@ def _table() -> dict[str, Entry]:
 
 
 def _gauges() -> list[str]:
-    return [name for name, entry in TABLE.items() if isinstance(entry, Gauge)]
+    return [name for name, entry in TABLE.items() if isinstance(entry, Gauge) and not entry.label]
 
 
 TABLE = _table()

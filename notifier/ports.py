@@ -282,6 +282,9 @@ class PushLog(Protocol):
     def wait(self, seconds: float) -> Awaitable[None]:
         """Return when something may have been appended, at the latest after so many seconds."""
 
+    def ring(self) -> None:
+        """There is more than one batch of it: wake another who waits for this lane here."""
+
 
 class Woken(Struct, frozen=True, gc=False):
     """What waking came to: entries `moved` to their lanes, and how many are `left` to come due."""
@@ -318,6 +321,9 @@ class Devices(Protocol):
 
         Whoever has more than the limit loses those registered longest ago.
         """
+
+    def restore(self, user: str, device: Device) -> Awaitable[bool]:
+        """The same for a device out of a file; False too if somebody else has registered it since."""
 
     def unregister(self, user: str, device: str) -> Awaitable[bool]:
         """Take a device (by its id) off this person's list; False: it was not there. Another's stays."""

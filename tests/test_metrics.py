@@ -56,13 +56,31 @@ def test_every_metric_reads_zero_at_start() -> None:
 
 
 def test_every_line_of_the_table_has_help_and_a_kind_that_fits_its_annotation() -> None:
-    kinds = {int: Counter, Labelled: Counter, float: Gauge, Histogram: Distribution}
+    kinds = {
+        int: Counter | Gauge,
+        Labelled: Counter | Gauge,
+        float: Gauge,
+        Histogram: Distribution,
+    }
     metrics = Metrics()
     for name, entry in TABLE.items():
         assert entry.help.endswith("."), name
         value = getattr(metrics, name)
-        assert isinstance(entry, kinds[type(value)] if type(value) is not int else Counter | Gauge), name
+        assert isinstance(entry, kinds[type(value)]), name
         assert isinstance(value, Labelled) == bool(getattr(entry, "label", "")), name
+
+
+def test_a_gauge_may_have_labels() -> None:
+    metrics = Metrics({"push_breaker": ("demo apns", "demo fcm")})
+    metrics.push_breaker["demo fcm"] = 2
+    samples = scrape(metrics)
+    found = {labels: value for (name, labels), value in samples.items() if name == "notifier_push_breaker"}
+    assert found == {
+        (("app", "demo"), ("provider", "apns")): 0,
+        (("app", "demo"), ("provider", "fcm")): 2,
+    }
+    with pytest.raises(ValueError, match="not a gauge"):
+        metrics.watch("push_breaker", lambda: 1.0)
 
 
 def test_attributes_arrive_in_the_exposition() -> None:

@@ -2,7 +2,7 @@
 Order is kept per person: behind a pair that failed the later ones of the same person wait, others' go on."""
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -13,6 +13,7 @@ from notifier.core.canary import is_canary, is_reserved
 from notifier.core.identity import mark, relation
 from notifier.core.inbox import row
 from notifier.core.intake import REASONS, Intake, Rejected
+from notifier.core.lanes import OFF, Rule
 from notifier.core.model import Event
 
 HOUR_MS = 3_600_000
@@ -25,7 +26,7 @@ HELD: Final = "held"  # handover's word for a pair that waits for an earlier one
 ADD: Final = 1
 RETRACT: Final = 2
 BURY: Final = 3
-WIDTH: Final = 10
+WIDTH: Final = 11
 
 
 class Entry(Struct, frozen=True, gc=False):
@@ -129,7 +130,7 @@ class Backlog:
     """Entries in, batches out, results in.
 
     `shard`, `shards`, `buckets`: where marks live. `most`, `most_bytes`: bounds of a batch. `tries`: how often a
-    pair is tried before it is buried.
+    pair is tried before it is buried. `pushes`: what types of events ask of phones; the others ask nothing.
     """
 
     def __init__(
@@ -140,10 +141,12 @@ class Backlog:
         most: int = 100,
         most_bytes: int = 262_144,
         tries: int = 3,
+        pushes: Mapping[str, Rule] | None = None,
     ) -> None:
         self.intake = intake
         self._tag, self._buckets = tagged, buckets
         self._most, self._most_bytes, self._tries = most, most_bytes, tries
+        self._pushes = pushes or {}
         self._todo: deque[_Pair] = deque()
         self._done: list[_Held] = []  # entries without pairs: only to be acknowledged
         self._failing: dict[str, _Pair] = {}  # by key: the pairs that are tried again, each alone
@@ -203,8 +206,9 @@ class Backlog:
         group, actor, hour = relation(event), event.actor.id, time // HOUR_MS
         # What follows from the event alone is made here: the script only writes it down.
         last: object = time
-        size = 300
+        size, push = 300, 0
         if move == ADD:
+            push = 0 if held.canary else self._pushes.get(event.kind, OFF).stored(accepted)
             last = row(time, group, name, payload.body(event).decode())
             size += len(last)
         for user in people:
@@ -213,7 +217,7 @@ class Backlog:
             unmarked = held.canary and is_reserved(user)
             item: list[object] = [
                 move, 0, user, keys.marks(self._tag, hour, bucket), "" if unmarked else str(number),
-                group, actor, name, accepted, last,
+                group, actor, name, accepted, last, push,
             ]  # fmt: skip
             self._todo.append(_Pair(held, user, item, size))
         held.left = held.unsent = len(people)
@@ -224,7 +228,7 @@ class Backlog:
         if held.canary:  # who sent it misses it, and says so
             self._done.append(held)
             return
-        item: list[object] = [BURY, 0, "", "", "", reason, detail, held.source, 0, ""]
+        item: list[object] = [BURY, 0, "", "", "", reason, detail, held.source, 0, "", 0]
         self._todo.append(_Pair(held, "", item, len(held.raw) + 300, held.raw))
         held.left = held.unsent = 1
 
@@ -310,7 +314,19 @@ class Backlog:
             # The mark goes with it: should the entry be taken up once more, this pair is not applied out of order.
             detail = f"could not be applied to {pair.user}: {error}"[:500]
             mark_key, number = pair.item[3], pair.item[4]
-            pair.item = [BURY, 0, pair.user, mark_key, number, "handover", detail, pair.entry.source, 0, ""]
+            pair.item = [
+                BURY,
+                0,
+                pair.user,
+                mark_key,
+                number,
+                "handover",
+                detail,
+                pair.entry.source,
+                0,
+                "",
+                0,
+            ]
             pair.raw = pair.entry.raw
         return f"entry {pair.entry.id} for {pair.user or '-'}, try {pair.tries}: {error}"
 

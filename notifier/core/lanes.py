@@ -114,3 +114,21 @@ class Row(Struct, frozen=True, gc=False):
 def lanes_of(devices: Iterable[Device]) -> str:
     """The lanes of a person's devices, as their hash holds it."""
     return " ".join(sorted({f"{device.app}:{device.provider}" for device in devices}))
+
+
+def dropped(row: Row, has_devices: bool) -> Drop | None:
+    """Why a push is done without being sent; None: it is not."""
+    if row.standing in ("retracted", "seen", "read"):
+        return row.standing
+    return None if has_devices else "no_device"
+
+
+def buried(row: Row, deadline: int, now: int) -> tuple[str, str] | None:
+    """(reason, detail) of an entry that can never be sent as it should; None: it can. deadline, now: ms."""
+    if row.standing == "trimmed":
+        return "trimmed", "the inbox has dropped its row for newer ones"
+    if row.standing == "forgotten":
+        return "forgotten", "there is no inbox of this person any more"
+    if row.standing == "row" and now >= deadline:
+        return "expired", "its deadline came before it was sent"
+    return None

@@ -162,7 +162,7 @@ _WORD: Final = re.compile(r"[A-Za-z0-9_]{1,64}", re.ASCII)
 
 def label(outcome: Outcome) -> str:
     """The reason for a metric's label or a key's name: a word of a closed set, `other` for all else."""
-    known = (outcome.status, outcome.reason) in TABLES[outcome.provider] or outcome.reason in _OURS
+    known = (outcome.status, outcome.reason) in TABLES[outcome.provider] or outcome.reason in OURS
     return outcome.reason if known else OTHER
 
 
@@ -173,7 +173,7 @@ def label(outcome: Outcome) -> str:
 NOT_SENT: Final = frozenset({"refused", "goaway", "unreachable"})
 # It may have been. Only the same id and the same collapse key on the next try hide that it comes twice.
 UNANSWERED: Final = frozenset({"reset", "lost", "timeout", "garbled"})
-_OURS: Final = NOT_SENT | UNANSWERED | {"unreadable"}
+OURS: Final = NOT_SENT | UNANSWERED | {"unreadable"}
 
 
 def not_sent(wire: Wire, reason: str) -> Outcome:

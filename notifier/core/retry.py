@@ -133,14 +133,18 @@ _VERDICTS: Final[Mapping[OutcomeKind, Callable[[RetryRule, Try], Verdict]]] = {
 }
 
 
+def postponed(delivery: Delivery, at: int, reason: Reason, detail: str) -> Verdict:
+    """Again at `at` (ms), which is no try; or buried for `reason` where the deadline comes first."""
+    if at >= delivery.deadline:
+        return Verdict("bury", reason=reason, detail=detail)
+    return Verdict("later", at, delivery.tries, delivery.free, delivery.doubts)
+
+
 def _later(one: Try, delay: float, reason: Reason, **counted: int) -> Verdict:
     """Again after `delay` s with what `counted` changes, or buried for `reason` where the deadline comes first."""
-    delivery = one.delivery
-    at = one.now + int(delay * 1000)
-    if at >= delivery.deadline:
-        return Verdict("bury", reason=reason, detail=f"the last answer: {_told(one.outcome)}")
-    same = Verdict("later", at, delivery.tries, delivery.free, delivery.doubts)
-    return msgspec.structs.replace(same, **counted)
+    detail = f"the last answer: {_told(one.outcome)}"
+    same = postponed(one.delivery, one.now + int(delay * 1000), reason, detail)
+    return same if same.kind == "bury" else msgspec.structs.replace(same, **counted)
 
 
 def _cause(outcome: Outcome) -> Cause:

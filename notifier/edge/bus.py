@@ -19,10 +19,18 @@ RETRY: Final = 2.0  # s, after Redis has refused a subscription
 
 
 class RedisBus:
-    """One subscription to this process's channel of every shard, the control channel, and the readers' wake-ups."""
+    """One subscription to this process's channel of every shard, the control channel, and the readers' wake-ups.
 
-    def __init__(self, subscription: Subscription, shards: int, incarnation: str, metrics: Metrics) -> None:
+    `lanes(shard, names)` is told which lanes have something to send; without it nobody listens for that.
+    """
+
+    def __init__(
+        self, subscription: Subscription, shards: int, incarnation: str, metrics: Metrics,
+        lanes: Callable[[int, bytes], None] | None = None,
+    ) -> None:  # fmt: skip
         self.subscription, self.metrics = subscription, metrics
+        self._lanes = {keys.lanes_bell(keys.tag(s)).encode(): s for s in range(shards)} if lanes else {}
+        self._on_lanes = lanes
         self._bells = {keys.bell(keys.tag(s), incarnation).encode(): s for s in range(shards)}
         self._wakes = {keys.wake(keys.tag(s)).encode(): s for s in range(shards)} if shards > 1 else {}
         self._on_bells: Callable[[list[Bell]], None] = lambda bells: None
@@ -50,7 +58,7 @@ class RedisBus:
         self._sleepers[shard] = wake
 
     def _connected(self) -> None:
-        for channel in (keys.CONTROL.encode(), *self._wakes, *self._bells):
+        for channel in (keys.CONTROL.encode(), *self._wakes, *self._lanes, *self._bells):
             self._subscribe(channel)
 
     def _subscribe(self, channel: bytes) -> None:
@@ -83,6 +91,9 @@ class RedisBus:
             wake = self._sleepers.pop(self._wakes[channel], None)
             if wake is not None:
                 wake()
+        elif channel in self._lanes:
+            if self._on_lanes is not None:
+                self._on_lanes(self._lanes[channel], message)
         elif message.startswith(b"revoke "):
             self._on_revoked(message[7:].decode("ascii", "replace"))
 

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from notifier.edge.logs import Every
 from notifier.edge.redis import ReplyError
-from notifier.ports import EventLog, Unavailable, Unburied
+from notifier.ports import Unavailable, Unburied
 
 log = Logger()
 
@@ -21,11 +21,20 @@ POLITE: Final = 2.0  # s in which who gave a stream away does not look for it
 LESS_OFTEN: Final = 2  # times the poll between looks of who has its share, so that others come first
 
 
-class Steps(Protocol):
-    """What a loop drives (pipeline.Reader)."""
+class Sleeps(Protocol):
+    """Where a loop waits for more to do."""
 
-    log: EventLog
-    owned: bool
+    def wait(self, seconds: float) -> Awaitable[None]: ...
+
+
+class Steps(Protocol):
+    """What a loop drives (pipeline.Reader, sending.Sender, sending.Due)."""
+
+    @property
+    def log(self) -> Sleeps: ...
+
+    @property
+    def owned(self) -> bool: ...
 
     def once(self) -> Awaitable[bool]: ...
     def drop(self) -> None: ...

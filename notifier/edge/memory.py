@@ -25,9 +25,10 @@ from notifier.core.inbox import (
     Standing,
     parse,
 )
+from notifier.core.lanes import PushEntry, lanes_of
 from notifier.edge.memory_state import Box, Dead, ItemError, Lasting, MemoryServer, stream_id
 from notifier.edge.store import CLAIM_PAGE, MARK_PAGE, REVOKED_SECONDS, Rules
-from notifier.ports import Claimed, Depth, GroupLost, Handed, LeaseLost, Letter, Routed
+from notifier.ports import Claimed, Depth, Handed, LeaseLost, Letter, Routed
 
 SWEEP_MARGIN: Final = 600_000  # a router that was killed has repeated entries behind newer ones
 DAY_MS: Final = 86_400_000
@@ -65,7 +66,7 @@ class Writer:
         if trim is not None:
             trim(self.rules.cap)
         self.save(box)
-        bell = Bell(box.user, box.birth, box.run, box.seq, box.floor, box.unread, accepted, _line(record))
+        bell = Bell(box.user, box.birth, box.run, box.seq, box.floor, box.unread, accepted, line_of(record))
         for incarnation in self.server.listeners(keys.shard_of(box.user, self.rules.shards), box.user):
             self.bells.setdefault(incarnation, []).append(bell)
 
@@ -81,7 +82,7 @@ class Moves(Writer):
 
     def apply(self, item: list[Any]) -> bool:
         """One pair; False when it was applied before. The mark comes last: a pair that fails is done again."""
-        move, _, user, marks, number, group, actor, event, accepted, last = item
+        move, _, user, marks, number, group, actor, event, accepted, last, push = item
         if number and (marks, number) in self.server.marks:
             return False
         record = parse(last) if move == ADD else None
@@ -92,6 +93,7 @@ class Moves(Writer):
             if record:
                 box = self.open(user)
                 self.write(box, record, accepted, box.trim_rows)
+                self.push(user, event, push)
             else:
                 self.withdraw(user, group, time, event, accepted)
             self.server.hazard("row", user, event)
@@ -102,6 +104,14 @@ class Moves(Writer):
         if number:  # a canary has none
             self.server.marks.put((marks, number), True)
         return True
+
+    def push(self, user: str, nid: str, push: int) -> None:
+        """A push to make on each lane of the person's devices; below 0: only if no socket of theirs is open."""
+        shard = keys.shard_of(user, self.rules.shards)
+        if push == 0 or (push < 0 and self.server.listeners(shard, user)):
+            return
+        for lane in lanes_of((self.server.devices.get(user) or {}).values()).split():
+            self.server.push(keys.pushes(keys.tag(shard), lane), PushEntry("", user, nid, abs(push)))
 
     def withdraw(self, user: str, group: str, time: int, event: str, accepted: int) -> None:
         """Takes back all rows of the relation that are not later."""
@@ -161,22 +171,10 @@ class MemoryLog:
 
     async def claim(self, idle_ms: int, after: str) -> Claimed:
         """Take over what is pending since idle_ms, in id order."""
-        stream, now = self.stream, self.server.now
         with self.server.step():
             self._fence()
             self._keep()
-            if "read" not in stream.ends:
-                raise GroupLost
-            first = stream_id(after or "0-0")
-            due = sorted(at for at, since in stream.pending.items() if at >= first and now - since >= idle_ms)
-            part, rest = due[:CLAIM_PAGE], due[CLAIM_PAGE:]
-            for at in part:
-                stream.pending.put(at, now) if at in stream.entries else stream.pending.cut(at)
-            return Claimed(
-                tuple(stream.entries[at] for at in part if at in stream.entries),
-                tuple(f"{at[0]}-{at[1]}" for at in part if at not in stream.entries),
-                f"{rest[0][0]}-{rest[0][1]}" if rest else "",
-            )
+            return Claimed(*self.stream.claim(self.server.now, idle_ms, CLAIM_PAGE, after))
 
     async def handover(self, batch: Batch, want: int) -> Handed:
         """Apply a batch, acknowledge what it completes, read more."""
@@ -208,7 +206,7 @@ class MemoryLog:
             return Handed(tuple(failures), self.stream.read(self.server.now, want), duplicates)
 
     def _bury(self, entry: str, item: list[Any], raws: Sequence[bytes]) -> None:
-        _, _, user, mark_key, mark, reason, detail, source, raw, _ = item
+        _, _, user, mark_key, mark, reason, detail, source, raw, _, _ = item
         dead = Dead(self.server.now, reason, detail, source, entry, user, raws[raw - 1])
         self.server.bury(self.tagged, self.rules, dead)
         if mark:
@@ -313,7 +311,7 @@ class MemoryInbox:
         page: list[tuple[int, Record]] = []
         size = 0
         for seq, record in wanted:
-            size += len(_line(record).encode())
+            size += len(line_of(record).encode())
             if len(page) == join.most or (page and size > self.rules.page_bytes):
                 break
             page.append((seq, record))
@@ -326,7 +324,7 @@ class MemoryInbox:
                 return None
             box = self.server.box(user) or Box(user, 0, self.server.run)
             rows = box.rows(1, (before or box.seq + 1) - 1)[::-1]
-            found = tuple((at, _line(x)) for at, x in rows[:most])
+            found = tuple((at, line_of(x)) for at, x in rows[:most])
             return Page(box.birth, box.run, box.seq, box.floor, box.seen, box.unread, len(rows) > most, found)
 
     async def mark(self, marks: Sequence[Mark]) -> list[int]:
@@ -465,7 +463,7 @@ class MemoryBus:
             self._on_revoked(user)
 
 
-def _line(record: Record) -> str:
+def line_of(record: Record) -> str:
     """A record as it is stored and sent (core/inbox.py)."""
     read = "1" if record.read else "0"
     return f"1{record.kind}{read} {record.time} {record.group} {record.id} {record.body}"
@@ -482,7 +480,7 @@ def _later(time: int, event: str, than_time: int, than_event: str) -> bool:
 def _answer(result: JoinResult, box: Box, now: int, page: list[tuple[int, Record]], more: bool) -> Joined:
     return Joined(
         result, box.birth, box.run, box.seq, box.floor, box.seen, box.unread, now, more,
-        tuple((seq, _line(record)) for seq, record in page),
+        tuple((seq, line_of(record)) for seq, record in page),
     )  # fmt: skip
 
 

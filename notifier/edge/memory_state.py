@@ -11,11 +11,14 @@ from msgspec import Struct
 
 from notifier.core.backlog import Entry
 from notifier.core.inbox import DELETED, NOTIFICATION, RETRACTED, Bell, Place, Record
+from notifier.core.lanes import PushEntry
+from notifier.core.model import Device
 from notifier.edge.store import ALIVE_MS, PRESENCE_MS, Rules
 from notifier.ports import GroupLost, Unavailable
 
 K = TypeVar("K")
 V = TypeVar("V")
+E = TypeVar("E", Entry, PushEntry)
 Id = tuple[int, int]
 
 STEPS: Final = 64  # records that a trim drops in one write, at most: no write may take long
@@ -62,18 +65,39 @@ class Dead(Struct, frozen=True):
     entry: str
     to: str
     raw: bytes
+    lane: str = ""  # of a push: where it was to be sent, and to which device, "-" = all
+    device: str = ""
 
 
-class Stream:
-    """Entries by id. pending: when each was last given to the reader, ms. ends: "end" is the newest id given out,
-    "read" how far the consumer group has read; without it there is no group."""
+class Waiting(Struct, frozen=True):
+    """A delivery that is tried again at `at`, ms; `entry`: what will be appended to its lane then."""
+
+    at: int
+    lane: str
+    seq: int
+    entry: PushEntry
+
+
+class DeadToken(Struct, frozen=True):
+    """A device that was forgotten on a provider's word; `at`: ms."""
+
+    at: int
+    user: str
+    device: Device
+    reason: str
+
+
+class Stream(Generic[E]):
+    """Entries by id. pending: when each was last given to a reader, ms; holders: to which. ends: "end" is the newest
+    id given out, "read" how far the consumer group has read; without it there is no group."""
 
     def __init__(self, server: "MemoryServer") -> None:
-        self.entries: Table[Id, Entry] = Table(server)
+        self.entries: Table[Id, E] = Table(server)
         self.pending: Table[Id, int] = Table(server)
+        self.holders: Table[Id, str] = Table(server)
         self.ends: Table[str, Id] = Table(server)
 
-    def add(self, now: int, entry: Entry) -> str:
+    def add(self, now: int, entry: E) -> str:
         """Append under its id, or the next one."""
         ms, number = self.ends.get("end", (0, 0))
         at = stream_id(entry.id) if entry.id else max((now, 0), (ms, number + 1))
@@ -84,7 +108,7 @@ class Stream:
         self.ends.put("end", at)
         return entry.id
 
-    def read(self, now: int, want: int) -> tuple[Entry, ...]:
+    def read(self, now: int, want: int, holder: str = "") -> tuple[E, ...]:
         """The next entries, pending from now on. Raises GroupLost."""
         if not want:
             return ()
@@ -93,6 +117,7 @@ class Stream:
         found = sorted(at for at in self.entries if at > self.ends["read"])[:want]
         for at in found:
             self.pending.put(at, now)
+            self.holders.put(at, holder)
             self.ends.put("read", at)
         return tuple(self.entries[at] for at in found)
 
@@ -101,7 +126,30 @@ class Stream:
         at = stream_id(entry)
         if at in self.pending:
             self.pending.cut(at)
+            self.holders.cut(at)
             self.entries.cut(at)
+
+    def claim(
+        self, now: int, idle: int, want: int, after: str, holder: str = ""
+    ) -> tuple[tuple[E, ...], tuple[str, ...], str]:
+        """Take over what is pending since so long: entries, ids of those deleted meanwhile, where to go on."""
+        if "read" not in self.ends:
+            raise GroupLost
+        first = stream_id(after or "0-0")
+        due = sorted(at for at, since in self.pending.items() if at >= first and now - since >= idle)
+        part, rest = due[:want], due[want:]
+        for at in part:
+            if at in self.entries:
+                self.pending.put(at, now)
+                self.holders.put(at, holder)
+            else:
+                self.pending.cut(at)
+                self.holders.cut(at)
+        return (
+            tuple(self.entries[at] for at in part if at in self.entries),
+            tuple(f"{at[0]}-{at[1]}" for at in part if at not in self.entries),
+            f"{rest[0][0]}-{rest[0][1]}" if rest else "",
+        )
 
 
 class Box(Struct):
@@ -214,7 +262,8 @@ class MemoryServer:
         self.hazard: Callable[[str, str, str], None] = lambda stage, user, event: None
         self._steps: deque[list[tuple[Table[Any, Any], Any, bool, Any]]] = deque([[]], STEPS_KEPT)
         self._after: list[Callable[[], None]] = []
-        self._streams: dict[str, Stream] = {}
+        self._streams: dict[str, Stream[Entry]] = {}
+        self._lanes: dict[str, Stream[PushEntry]] = {}
         self._watchers: dict[str, list[Callable[[], None]]] = {}
         self.buses: list[Listener] = []
         self.leases: Table[str, Lasting[str]] = Table(self)
@@ -225,6 +274,12 @@ class MemoryServer:
         self.present: Table[str, Lasting[frozenset[str]]] = Table(self)
         self.alive: Table[tuple[int, str], Lasting[bool]] = Table(self)
         self.revoked: Table[str, Lasting[int]] = Table(self)
+        self.devices: Table[str, dict[str, Device]] = Table(self)
+        self.owners: Table[str, tuple[str, int]] = Table(self)  # device -> (user, registered)
+        self.waiting: Table[tuple[str, str, str, str], Waiting] = Table(
+            self
+        )  # tag, user, notification, device
+        self.dead_tokens: Table[str, tuple[DeadToken, ...]] = Table(self)  # by tag
 
     @property
     def run(self) -> str:
@@ -266,8 +321,11 @@ class MemoryServer:
         found = table.get(key)
         return found.value if found is not None and found.until > self.now else None
 
-    def stream(self, name: str) -> Stream:
+    def stream(self, name: str) -> Stream[Entry]:
         return self._streams.setdefault(name, Stream(self))
+
+    def lane(self, name: str) -> Stream[PushEntry]:
+        return self._lanes.setdefault(name, Stream(self))
 
     def append(self, stream: str, *fields: bytes, entry_id: str = "") -> str:
         """XADD as a producer does it: names and values in turn; the id of the entry. ValueError for an id too old."""
@@ -277,9 +335,16 @@ class MemoryServer:
             return self.add(stream, Entry(entry_id, event, () if event is not None else fields))
 
     def add(self, stream: str, entry: Entry) -> str:
+        self._wake(stream)
+        return self.stream(stream).add(self.now, entry)
+
+    def push(self, lane: str, entry: PushEntry) -> str:
+        self._wake(lane)
+        return self.lane(lane).add(self.now, entry)
+
+    def _wake(self, stream: str) -> None:
         for wake in self._watchers.pop(stream, ()):
             self.later(wake)
-        return self.stream(stream).add(self.now, entry)
 
     def watch(self, stream: str, wake: Callable[[], None]) -> Callable[[], None]:
         """Call once, at the next append to a stream. What comes back takes the wish back."""

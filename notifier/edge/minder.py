@@ -5,7 +5,7 @@ and every minute: idempotency marks that nothing can need any more."""
 # (Failure has no annotations)
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -16,7 +16,7 @@ from notifier.edge.logs import Every
 from notifier.edge.loop import Loop
 from notifier.edge.redis import Connection, ReplyError
 from notifier.metrics import Metrics
-from notifier.ports import LeaseLost, Unavailable
+from notifier.ports import EventLog, LeaseLost, Unavailable
 
 log = Logger()
 
@@ -56,7 +56,7 @@ class Minder:
 
     async def _mind(self) -> None:
         self.level()
-        depths = [await loop.steps.log.depth() for loop in self.loops]
+        depths = [await _log(loop).depth() for loop in self.loops]
         entries = sum(depth.entries for depth in depths)
         self.metrics.backlog_entries = entries
         self.metrics.oldest_unacked_seconds = max((depth.oldest for depth in depths), default=0.0)
@@ -67,7 +67,7 @@ class Minder:
             # What still waits at the front door may repeat what the shards have applied.
             before = depths[0].accepted if len(self.loops) > 1 else 0
             for loop in self.loops[1:] or self.loops:
-                while loop.steps.owned and await loop.steps.log.sweep(before):
+                while loop.steps.owned and await _log(loop).sweep(before):
                     pass
 
     async def _press(self, entries: int) -> None:
@@ -88,3 +88,8 @@ class Minder:
         """Redis is away, or a lease has gone elsewhere meanwhile: the next second looks again."""
         if failure.check(Unavailable, ReplyError, LeaseLost) is None and self._bug.due() is not None:
             log.failure("while minding the streams", failure)
+
+
+def _log(loop: Loop) -> EventLog:
+    """Only readers of events are minded."""
+    return cast("EventLog", loop.steps.log)

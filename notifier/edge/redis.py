@@ -101,6 +101,9 @@ PARTS: Final = {
     "mark": ("inbox", "records", "bells"),
     "page": ("inbox", "records"),
     "refresh": ("inbox",),
+    "look": ("inbox", "records", "devices"),
+    "settle": ("inbox", "devices"),
+    "device": ("devices",),
 }
 
 

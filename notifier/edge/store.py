@@ -37,6 +37,9 @@ class Rules(Struct, frozen=True):
     lease: int = 3_000
     page_bytes: int = 163_840  # of records that a join returns at once: they must fit into what may be unsent
     publish: str = "PUBLISH"  # SPUBLISH on a cluster
+    devices: int = 50  # of one person
+    dead_tokens: int = 10_000  # kept on each shard
+    dead_tokens_age: int = 14 * 86_400_000
 
 
 def buckets(rate: int, shards: int) -> int:
@@ -59,6 +62,10 @@ class Scripts:
         self.claim = load_script("claim", edit)
         self.ack = load_script("ack", edit)
         self.sweep = load_script("sweep", edit)
+        self.look = load_script("look", edit)
+        self.settle = load_script("settle", edit)
+        self.wake = load_script("wake", edit)
+        self.device = load_script("device", edit)
 
     def all(self) -> list[Script]:
         return list(vars(self).values())
@@ -187,7 +194,7 @@ class RedisLog:
             self.calls.call("XLEN", self.stream),
             self.calls.call("XRANGE", self.stream, "-", "+", "COUNT", "1"),
         )
-        clock, count, first = await _first(gatherResults(asked, consumeErrors=True))
+        clock, count, first = await first_fault(gatherResults(asked, consumeErrors=True))
         now = int(clock[0]) * 1000 + int(clock[1]) // 1000
         accepted = int(first[0][0].partition(b"-")[0]) if first else now
         return Depth(count, max(0.0, (now - accepted) / 1000), accepted)
@@ -251,10 +258,10 @@ class RedisShards:
         results = gatherResults(asked, consumeErrors=True)
         for shard in touched:
             self.calls.call(self.rules.publish, keys.wake(keys.tag(shard)), "").addErrback(lambda _: None)
-        await _first(results)
+        await first_fault(results)
 
 
-async def _first(waiting: Deferred[Any]) -> Any:
+async def first_fault(waiting: Deferred[Any]) -> Any:
     """The results, or the first error itself instead of Twisted's FirstError around it."""
     from twisted.internet.defer import FirstError
 
@@ -369,7 +376,7 @@ class RedisInbox:
                 args = (keys.tag(shard), self.incarnation, *mine[at : at + REFRESH_PAGE])
                 call = self.calls.run(self.scripts.leave, (f"alive:{keys.tag(shard)}",), args)
                 asked.append(Deferred.fromCoroutine(call))  # all on their way before anything else is
-        await _first(gatherResults(asked, consumeErrors=True))
+        await first_fault(gatherResults(asked, consumeErrors=True))
 
     async def revoke(self, user: str) -> None:
         """Void all tokens of a person issued until now, and close their sockets everywhere."""

@@ -17,6 +17,8 @@ from notifier.core import keys
 from notifier.core.backlog import Backlog
 from notifier.core.inbox import Bell, Join, Joined, Place, Record, parse
 from notifier.core.intake import REASONS, Intake
+from notifier.core.lanes import Lane, Rule
+from notifier.core.model import Device
 from notifier.edge.bus import RedisBus
 from notifier.edge.memory import (
     Dead,
@@ -27,11 +29,14 @@ from notifier.edge.memory import (
     MemoryServer,
     MemoryShards,
 )
+from notifier.edge.memory_push import MemoryDevices, MemoryDue, MemoryPushes
+from notifier.edge.memory_state import DeadToken
+from notifier.edge.push_store import RedisDevices, RedisDue, RedisPushes
 from notifier.edge.redis import Address, Connection, ReplyError, Subscription
 from notifier.edge.store import RedisInbox, RedisLog, RedisShards, Rules, Scripts
 from notifier.metrics import Metrics
 from notifier.pipeline import Fanout
-from notifier.ports import Bus, EventLog, Inbox, Shards, Unburied
+from notifier.ports import Bus, Devices, DueLog, EventLog, Inbox, PushLog, Shards, Unburied
 from tests.stored import State
 
 TAG = keys.tag(0)
@@ -102,6 +107,13 @@ class World(Protocol):
     def inbox(self, incarnation: str = "one") -> Inbox: ...
     def shards(self) -> Shards: ...
     async def ear(self, incarnation: str = "one") -> Ear: ...
+    def pushes(self, lane: Lane, incarnation: str = "one", shard: int = 0) -> PushLog: ...
+    def due(self, shard: int = 0) -> DueLog: ...
+    def devices(self) -> Devices: ...
+    async def waiting(self) -> dict[str, int]: ...
+    async def hurry(self) -> None: ...
+    async def dead_tokens(self) -> list[DeadToken]: ...
+    async def owner(self, device: str) -> str: ...
     def now(self) -> int: ...
     async def lapse(self, ms: int) -> None: ...
     async def append(self, *fields: bytes, stream: str = "", entry_id: str = "") -> str: ...
@@ -149,6 +161,30 @@ class MemoryWorld(World):
 
     def shards(self) -> Shards:
         return MemoryShards(self.server, self.rules)
+
+    def pushes(self, lane: Lane, incarnation: str = "one", shard: int = 0) -> PushLog:
+        return MemoryPushes(self.server, self.rules, shard, lane, lambda: f"slot-{incarnation}", self._wait)
+
+    def due(self, shard: int = 0) -> DueLog:
+        return MemoryDue(self.server, shard, pause)
+
+    def devices(self) -> Devices:
+        return MemoryDevices(self.server, self.rules)
+
+    async def waiting(self) -> dict[str, int]:
+        """What waits to be sent later, as "user notification device" -> when (ms)."""
+        return {" ".join(key[1:]): one.at for key, one in self.server.waiting.items()}
+
+    async def hurry(self) -> None:
+        """All that waits is due now."""
+        for key, one in list(self.server.waiting.items()):
+            self.server.waiting.put(key, msgspec.structs.replace(one, at=self.server.now))
+
+    async def dead_tokens(self) -> list[DeadToken]:
+        return list(self.server.dead_tokens.get(TAG, ()))
+
+    async def owner(self, device: str) -> str:
+        return self.server.owners.get(device, ("", 0))[0]
 
     async def ear(self, incarnation: str = "one") -> Ear:
         bus = MemoryBus(self.server, self.rules.shards, incarnation)
@@ -265,6 +301,60 @@ class RedisWorld(World):
     def shards(self) -> Shards:
         return RedisShards(self.calls, self.rules)
 
+    def pushes(self, lane: Lane, incarnation: str = "one", shard: int = 0) -> PushLog:
+        return RedisPushes(
+            self.calls,
+            self.scripts,
+            self.rules,
+            shard,
+            lane,
+            lambda: f"slot-{incarnation}",
+            pause,
+            lambda: None,
+        )
+
+    def due(self, shard: int = 0) -> DueLog:
+        return RedisDue(self.calls, self.scripts, self.rules, shard, pause)
+
+    def devices(self) -> Devices:
+        return RedisDevices(self.calls, self.scripts, self.rules)
+
+    async def waiting(self) -> dict[str, int]:
+        flat = await self.calls.call("ZRANGE", keys.due(TAG), 0, -1, "WITHSCORES")
+        meant = await self.calls.call("HGETALL", keys.later(TAG))
+        assert set(flat[::2]) == set(meant[::2]), "due and later do not name the same"
+        found = {}
+        for name, at in zip(flat[::2], flat[1::2], strict=True):
+            _, user, rest = name.decode().split(":", 2)
+            nid, _, device = rest.rpartition(":")
+            found[f"{user} {nid} {device}"] = int(at)
+        return found
+
+    async def hurry(self) -> None:
+        for name in await self.calls.call("ZRANGE", keys.due(TAG), 0, -1):
+            await self.calls.call("ZADD", keys.due(TAG), 1, name)
+
+    async def dead_tokens(self) -> list[DeadToken]:
+        found = []
+        for at, flat in await self.calls.call("XRANGE", keys.dead_tokens(TAG), "-", "+"):
+            told: dict[str, Any] = {
+                name.decode(): value.decode() for name, value in zip(flat[::2], flat[1::2], strict=True)
+            }
+            assert told["v"] == "1"
+            device = Device(
+                told["device"],
+                told["provider"],
+                told["app"],
+                told["token"],
+                int(told["registered"]),
+            )
+            found.append(DeadToken(int(at.split(b"-")[0]), told["user"], device, told["reason"]))
+        return found
+
+    async def owner(self, device: str) -> str:
+        value = await self.calls.call("GET", keys.owner(device, self.rules.shards))
+        return value.decode().split(" ")[1] if value else ""
+
     async def ear(self, incarnation: str = "one") -> Ear:
         subscription = self._connect(Subscription, "bell")
         # What a script has published is on its way before the script has answered: a PING comes after it.
@@ -367,8 +457,11 @@ def intake() -> Intake:
     return Intake(("follow", "like", "comment"), 86_400_000, 300_000, 16_384, 1_000)
 
 
+PUSHES = {"comment": Rule("always", 3_600_000), "follow": Rule("offline", 3_600_000)}  # likes: no phone
+
+
 def backlog(world: World, most: int = 100, tries: int = 3) -> Backlog:
-    return Backlog(intake(), TAG, world.rules.buckets, most=most, tries=tries)
+    return Backlog(intake(), TAG, world.rules.buckets, most=most, tries=tries, pushes=PUSHES)
 
 
 class Reader:

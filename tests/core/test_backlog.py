@@ -131,7 +131,7 @@ def test_after_its_tries_a_pair_is_buried_for_that_person_alone() -> None:
     burial = held.next()
     _, items = sent(burial)
     assert items[0][:3] == [BURY, 1, "u"]
-    assert items[0][5:] == ["handover", "could not be applied to u: ERR no", f"{NOW}-1", 1, ""]
+    assert items[0][5:] == ["handover", "could not be applied to u: ERR no", f"{NOW}-1", 1, "", 0]
     assert items[0][3].startswith("seen:{0}:"), "its mark goes along: it is never applied later, out of order"
     assert burial is not None
     assert burial.raws == [event("u", "v")]

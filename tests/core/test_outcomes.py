@@ -252,7 +252,7 @@ def test_what_nobody_has_listed_goes_by_its_status(
     answer = Answer(status, body)
     found = (apns(answer, NOW), fcm(answer, NOW), gcm(answer, NOW)[0])
     assert tuple(read(each) for each in found) == (apple, android, gateway)
-    assert {label(each) for each in found} <= {"", "other"} | outcomes._OURS
+    assert {label(each) for each in found} <= {"", "other"} | outcomes.OURS
 
 
 def test_a_dead_token_without_a_time_is_only_suspected() -> None:

@@ -3,14 +3,15 @@
 -- register ms, dead letters kept per reason, dead letters kept ms, window ms, entries wanted, batch (msgpack).
 -- batch: {stream ids, which of them are not complete with this batch, items}. Items stand one behind the other without
 -- tables of their own, each WIDTH values (mark "": none, for a canary):
---          1, entry, user, mark key, mark, group, actor, id, accepted, record: a row
---          2, entry, user, mark key, mark, group, actor, id, accepted, time: a retraction
---          3, entry, user, mark key, mark, reason, detail, source, at, "": to the dead letters; the raw bytes are
+--          1, entry, user, mark key, mark, group, actor, id, accepted, record, push: a row; push: 0 = no phone is
+--          asked, the deadline (ms) = phones are, the same below 0 = only those of who has no socket now
+--          2, entry, user, mark key, mark, group, actor, id, accepted, time, 0: a retraction
+--          3, entry, user, mark key, mark, reason, detail, source, at, "", 0: to the dead letters; the raw bytes are
 --          argument 14 + at; with a user and a mark when only that pair could not be applied
 -- Returns {status, {{item, error}...}, entries, repeats}: status ok | lease | group; error "held" = waits for an earlier one.
 if call('GET', KEYS[1]) ~= ARGV[2] then return {'lease', {}, {}, 0} end
 
-local ADD, RETRACT, BURY, WIDTH = 1, 2, 3, 10
+local ADD, RETRACT, BURY, WIDTH = 1, 2, 3, 11
 local batch = cmsgpack.unpack(ARGV[14])
 local ids, unfinished, items = batch[1], batch[2], batch[3]
 local retention, cap, register_life = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
@@ -21,7 +22,7 @@ assert(#items % WIDTH == 0, 'handover: bad batch')
 for at = 1, #items, WIDTH do
   local move = items[at]
   if not ids[items[at + 1]] or type(items[at + 8]) ~= 'number' or type(items[at + 9]) ~= LAST[move]
-     or (move == BURY and not ARGV[14 + items[at + 8]]) then
+     or type(items[at + 10]) ~= 'number' or (move == BURY and not ARGV[14 + items[at + 8]]) then
     error('handover: bad item ' .. (at - 1) / WIDTH + 1)
   end
 end
@@ -57,7 +58,23 @@ local function register(user, group, actor)
   return tonumber(time), id
 end
 
-local function add_row(user, group, actor, id, accepted, line)
+-- A push to make on each lane of the person's devices, which keep `lanes` up to date (device.lua, settle.lua).
+local lanes_of, rung = {}, {}
+local function push(user, id, deadline)
+  local lanes = lanes_of[user]
+  if lanes == nil then
+    lanes = call('HGET', 'dev:' .. tag .. ':' .. user, 'lanes')
+    lanes_of[user] = lanes
+  end
+  if not lanes then return end
+  local text = '1 ' .. user .. ' ' .. id .. ' ' .. int(deadline) .. ' - 0 0 0'
+  for lane in string.gmatch(lanes, '%S+') do
+    call('XADD', 'push:' .. tag .. ':' .. lane, '*', 'push', text)
+    rung[lane] = true
+  end
+end
+
+local function add_row(user, group, actor, id, accepted, line, deadline)
   local off_time, off_id = register(user, group, actor)
   if off_time and not later(parts(line), id, off_time, off_id) then return end  -- was taken back, before it came
   local index = 'n:' .. id
@@ -65,7 +82,13 @@ local function add_row(user, group, actor, id, accepted, line)
   write(box, index, old, line)
   if box.live > cap then trim_rows(box, cap) end
   save_inbox(box, retention)
-  ring(present(user), box, accepted, line)
+  local here = present(user)
+  ring(here, box, accepted, line)
+  if deadline > 0 then
+    push(user, id, deadline)
+  elseif deadline < 0 and #here == 0 then
+    push(user, id, -deadline)
+  end
 end
 
 -- The live rows of a group that are not later than (time, id): oldest first.
@@ -120,14 +143,14 @@ local function bury(entry, user, reason, detail, source, raw)
   call('XTRIM', key, 'MINID', '~', int(now - tonumber(ARGV[11])))
 end
 
--- A row, its bells, then its register, then its mark last: an error in between leaves what a repeat completes.
+-- A row, its bells, its pushes, then its register, then its mark last: an error in between leaves what a repeat completes.
 -- A burial is not asked for its mark: the pair that it buries may have been applied half.
-local function apply(move, entry, user, mark_key, mark, a, b, c, d, e)
+local function apply(move, entry, user, mark_key, mark, a, b, c, d, e, f)
   if move == BURY then
     bury(entry, user, a, b, c, d)
   else
     if mark ~= '' and call('SISMEMBER', mark_key, mark) == 1 then return 'duplicate' end
-    if move == ADD then add_row(user, a, b, c, d, e) else retract(user, a, b, c, d, e) end
+    if move == ADD then add_row(user, a, b, c, d, e, f) else retract(user, a, b, c, d, e) end
   end
   if mark ~= '' then call('SADD', mark_key, mark) end
 end
@@ -150,6 +173,11 @@ for at = 1, #items, WIDTH do
   end
 end
 publish(ARGV[6])
+if next(rung) then
+  local lanes = {}
+  for lane in pairs(rung) do lanes[#lanes + 1] = lane end
+  call(ARGV[6], 'lanes:' .. tag, table.concat(lanes, ' '))
+end
 
 -- XDEL only what XACK found: an entry whose read was rolled back with Redis comes again.
 for _, entry in ipairs(unfinished) do failed[entry] = true end

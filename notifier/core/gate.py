@@ -1,0 +1,100 @@
+"""What a lane lets through now, and what its answers come to: breaker, budget of retries and mass-error guards.
+One for each lane and process, whatever the number of shards and of batches under way."""
+
+from typing import Final, Literal, TypeAlias
+
+from msgspec import Struct
+
+from notifier.core.breaker import Breaker, BreakerRule, BreakerState, Budget
+from notifier.core.guard import Guard, GuardRule
+from notifier.core.model import Delivery, Environment, Outcome, Verdict
+from notifier.core.retry import RetryRule, Try, postponed, verdict
+
+_Held: TypeAlias = Literal["suspended", "expired"]
+_DETAILS: Final[dict[_Held, str]] = {
+    "suspended": "too many tokens were called bad at once: nothing is sent until the set-up is right again",
+    "expired": "the provider could not be reached, or asked for a pause, until the deadline",
+}
+SOON: Final = 1.0  # s until what may not be sent now is looked at again, and as much again by chance
+
+
+class GateRule(Struct, frozen=True):
+    """`share`: of retries to first tries, `most`: retries at once, `trickle`: retries a second in any case."""
+
+    retry: RetryRule = RetryRule()
+    breaker: BreakerRule = BreakerRule()
+    guard: GuardRule = GuardRule()
+    share: float = 0.2
+    most: float = 100.0
+    trickle: float = 10.0
+
+
+class Moment(Struct, frozen=True, gc=False):
+    """One time by two clocks: `steady`, s of one that does not go back; `ms` since 1970, the server's."""
+
+    steady: float
+    ms: int
+
+
+class Gate:
+    """`now.steady` never goes back; `chance` is drawn from 0 to 1 by whoever calls."""
+
+    def __init__(self, rule: GateRule, steady: float) -> None:
+        self.rule = rule
+        self.breaker = Breaker(rule.breaker)
+        self.budget = Budget(steady, rule.share, rule.most, rule.trickle)
+        self.guards: dict[Environment, Guard] = {
+            "production": Guard(rule.guard),
+            "sandbox": Guard(rule.guard),
+        }
+        self.depths: dict[int, int] = {}  # entries in the lane's streams, by who reads them
+        self.trying = 0  # batches under way that were read to try the lane with
+
+    def state(self, steady: float) -> BreakerState:
+        """The breaker's."""
+        return self.breaker.state(steady)
+
+    def suspended(self, steady: float) -> int:
+        """How many environments the guards let nothing through for."""
+        return sum(guard.state(steady) == "suspended" for guard in self.guards.values())
+
+    def room(self, steady: float, most: int) -> int:
+        """How many entries to read: none while nothing may be sent, one to try with, else `most`.
+
+        What is not read stays in the stream, where it costs least and any process can have it.
+        """
+        state = self.state(steady)
+        if state == "closed":
+            return most
+        return 1 if state == "half_open" and not self.trying else 0
+
+    def hold(self, delivery: Delivery, now: Moment, chance: float) -> Verdict | None:
+        """Why this is not sent now, as what to do with it instead; None: send it, and tell the outcome."""
+        guard = self.guards[delivery.device.environment]
+        resumes = guard.resumes(now.steady)
+        if resumes > now.steady:
+            return self._postponed(delivery, now, resumes - now.steady, chance, "suspended")
+        again = delivery.tries or delivery.free or delivery.doubts
+        if again and not self.budget.retry(now.steady):
+            return self._postponed(delivery, now, SOON, chance, "expired")
+        if not self.breaker.allows(now.steady):
+            until = self.breaker.until or now.steady
+            return self._postponed(delivery, now, max(SOON, until - now.steady), chance, "expired")
+        if not again:
+            self.budget.first()
+        return None
+
+    def _postponed(
+        self, delivery: Delivery, now: Moment, delay: float, chance: float, reason: _Held
+    ) -> Verdict:
+        at = now.ms + int((delay + SOON * chance) * 1000)
+        return postponed(delivery, at, reason, _DETAILS[reason])
+
+    def judge(
+        self, delivery: Delivery, outcome: Outcome, sent: Moment, now: Moment, chance: float
+    ) -> Verdict:
+        """What to do with a delivery that was sent."""
+        self.breaker.told(outcome, sent.steady, now.steady, chance)
+        guard = self.guards[delivery.device.environment]
+        held = guard.holds(outcome, now.steady, again=delivery.doubts > 0)
+        return verdict(self.rule.retry, Try(delivery, outcome, sent.ms, now.ms, chance, held))

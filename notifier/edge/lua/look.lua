@@ -1,0 +1,56 @@
+-- look: what stands behind push entries of one lane. ARGV: tag, lane, bytes of devices at most,
+-- entries (msgpack): user, notification, device or "-", one behind the other.
+-- Returns {now, run, people, entries}: a person is {birth, run, unread, {device id, line, ...}}, an entry
+-- {standing, seq, record, its person}; fewer entries than asked for where the devices are many: ask again for the rest.
+-- standing: row | retracted | seen | read | trimmed | forgotten. Nothing is written.
+local lane, left = ARGV[2], tonumber(ARGV[3])
+local asked = cmsgpack.unpack(ARGV[4])
+assert(#asked % 3 == 0, 'look: bad entries')
+local people, boxes, number_of, entries = {}, {}, {}, {}
+
+local function devices_on_lane(user)  -- only asked for where something is to be sent
+  local mine = {}
+  for id, line in pairs(devices_of('dev:' .. tag .. ':' .. user)) do
+    if device_of(line) == lane then
+      mine[#mine + 1] = id
+      mine[#mine + 1] = line
+      left = left - #line
+    end
+  end
+  return mine
+end
+
+local function person(user)
+  local number = number_of[user]
+  if not number then
+    local box = load_inbox(user)
+    number = #people + 1
+    number_of[user] = number
+    boxes[number] = box or false
+    people[number] = {box and int(box.birth) or '0', box and box.run or run, box and box.unread or 0, false}
+  end
+  return number, boxes[number]
+end
+
+local STANDINGS = {t = 'retracted', x = 'retracted'}
+local function standing(box, nid)
+  if not box then return 'forgotten', 0, '' end
+  local seq = tonumber(call('HGET', box.key, 'n:' .. nid) or nil)
+  local record = seq and seq > box.floor and call('HGET', box.key, seq)
+  if not record or record == '' then return 'trimmed', 0, '' end
+  if STANDINGS[kind_of(record)] then return STANDINGS[kind_of(record)], seq, '' end
+  if is_read(record) then return 'read', seq, '' end
+  if seq <= box.seen then return 'seen', seq, '' end
+  return 'row', seq, record
+end
+
+for at = 1, #asked, 3 do
+  local number, box = person(asked[at])
+  local how, seq, record = standing(box, asked[at + 1])
+  if how == 'row' and not people[number][4] then people[number][4] = devices_on_lane(asked[at]) end
+  left = left - #record
+  entries[#entries + 1] = {how, seq, record, number}
+  if left < 0 then break end
+end
+for _, one in ipairs(people) do one[4] = one[4] or {} end
+return {now, run, people, entries}

@@ -1,0 +1,316 @@
+"""The ports of phones in memory: the rules of lua/{look,settle,wake,device}.lua once more, in plain Python."""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+from notifier.core import keys
+from notifier.core.devices import surplus
+from notifier.core.inbox import NOTIFICATION
+from notifier.core.lanes import ALL, Lane, PushEntry, Row
+from notifier.core.model import Device
+from notifier.edge.memory import line_of
+from notifier.edge.memory_state import Box, Dead, DeadToken, ItemError, MemoryServer, Waiting, stream_id
+from notifier.edge.push_store import FOREVER, WAKE_PAGE
+from notifier.edge.store import Rules
+from notifier.ports import (
+    Depth,
+    DevicePage,
+    GroupLost,
+    Judged,
+    Look,
+    Looked,
+    PushesRead,
+    PushesSettled,
+    Settlement,
+    Woken,
+)
+
+
+class MemoryDevices:
+    """Everybody's devices (ports.Devices). The steps may be taken one by one, as by a process that dies between."""
+
+    def __init__(self, server: MemoryServer, rules: Rules) -> None:
+        self.server, self.rules = server, rules
+
+    def claim(self, user: str, device: Device, how: str) -> tuple[str, bool]:
+        """The token is this user's now: whose it was ("" = nobody's), and whether it is."""
+        with self.server.step():
+            before, registered = self.server.owners.get(device.id, ("", -1))
+            if how == "newer" and before not in ("", user) and registered >= device.registered:
+                return before, False
+            if before != user or registered < device.registered:
+                self.server.owners.put(device.id, (user, device.registered))
+            return before, True
+
+    def add(self, user: str, device: Device) -> list[Device]:
+        """Into the person's list; who had to go for it."""
+        with self.server.step():
+            found = dict(self.server.devices.get(user) or {})
+            old = found.get(device.id)
+            found[device.id] = old if old is not None and old.registered > device.registered else device
+            gone = surplus(found.values(), self.rules.devices)
+            for one in gone:
+                del found[one.id]
+            self.server.devices.put(user, found)
+            return gone
+
+    def remove(self, user: str, device: str, before: int = FOREVER) -> list[Device]:
+        """Off the person's list, if it was registered before (ms); what was removed."""
+        with self.server.step():
+            gone = take_off(self.server, user, device, before)
+            return [gone] if gone is not None else []
+
+    def release(self, user: str, devices: Sequence[Device]) -> None:
+        """Tokens that this user had are nobody's, unless they have been claimed since."""
+        for one in devices:
+            with self.server.step():
+                release(self.server, user, one)
+
+    async def register(self, user: str, device: Device) -> bool:
+        """The device is this person's now, and nobody else's; False: somebody else has registered it meanwhile."""
+        return self._bring(user, device, "always")
+
+    async def restore(self, user: str, device: Device) -> bool:
+        """The same for a device out of a file; False too if somebody else has registered it since."""
+        return self._bring(user, device, "newer")
+
+    def _bring(self, user: str, device: Device, how: str) -> bool:
+        before, won = self.claim(user, device, how)
+        if not won:
+            return False
+        if before not in ("", user):
+            self.remove(before, device.id)
+        self.release(user, self.add(user, device))
+        if self.server.owners.get(device.id, (user, 0))[0] != user:
+            self.remove(user, device.id, device.registered + 1)
+            return False
+        return True
+
+    async def unregister(self, user: str, device: str) -> bool:
+        """Take a device (by its id) off this person's list; False: it was not there."""
+        gone = self.remove(user, device)
+        self.release(user, gone)
+        return bool(gone)
+
+    async def of(self, user: str) -> tuple[Device, ...]:
+        """A person's devices, those registered longest ago first."""
+        with self.server.step():
+            return _ordered((self.server.devices.get(user) or {}).values())
+
+    async def page(self, after: str = "") -> DevicePage:
+        """All devices, a page at a time."""
+        with self.server.step():
+            users = sorted(user for user in self.server.devices if user > after)
+            pairs = tuple((user, device) for user in users for device in self.server.devices[user].values())
+            return DevicePage(pairs, "")
+
+
+class MemoryPushes:
+    """The stream of one lane on one shard (ports.PushLog). `wait(stream, seconds)` passes the time."""
+
+    def __init__(
+        self, server: MemoryServer, rules: Rules, shard: int, lane: Lane, consumer: Callable[[], str],
+        wait: Callable[[str, float], Awaitable[None]],
+    ) -> None:  # fmt: skip
+        self.server, self.rules, self.lane, self.consumer = server, rules, lane, consumer
+        self.tagged = keys.tag(shard)
+        self.name = keys.pushes(self.tagged, lane)
+        self.stream = server.lane(self.name)
+        self._wait = wait
+
+    async def create(self) -> None:
+        """Make the consumer group at 0, where it is missing."""
+        with self.server.step():
+            if "read" not in self.stream.ends:
+                self.stream.ends.put("read", (0, 0))
+
+    async def history(self, want: int, after: str) -> PushesRead:
+        """What this process was given before and has not settled."""
+        stream, mine = self.stream, self.consumer()
+        with self.server.step():
+            if "read" not in stream.ends:
+                raise GroupLost
+            first = stream_id(after or "0")
+            own = [at for at in stream.pending if at > first and stream.holders.get(at) == mine]
+            found = sorted(own)[:want]
+            for at in found:
+                stream.pending.put(at, self.server.now)
+            entries = tuple(stream.entries[at] for at in found if at in stream.entries)
+            return PushesRead(entries, after=f"{found[-1][0]}-{found[-1][1]}" if found else "")
+
+    async def claim(self, idle_ms: int, want: int, after: str) -> PushesRead:
+        """Take over what nobody has settled for idle_ms."""
+        with self.server.step():
+            entries, lost, following = self.stream.claim(
+                self.server.now, idle_ms, want, after, self.consumer()
+            )
+            return PushesRead(entries, (), lost, following)
+
+    async def read(self, want: int) -> PushesRead:
+        """The next entries."""
+        with self.server.step():
+            return PushesRead(self.stream.read(self.server.now, want, self.consumer()))
+
+    async def look(self, entries: Sequence[PushEntry]) -> Look:
+        """What stands behind entries; in order, all of them."""
+        with self.server.step():
+            return Look(self.server.now, self.server.run, tuple(map(self._look, entries)))
+
+    def _look(self, entry: PushEntry) -> Looked:
+        row = row_of(self.server.box(entry.user), entry.notification)
+        if row.standing != "row":
+            return Looked(entry, row)
+        found = _ordered((self.server.devices.get(entry.user) or {}).values())
+        meant = [one for one in found if lane_of(one) == self.lane and entry.device in ("", one.id)]
+        whose = [(one, self.server.owners.get(one.id, ("", 0))[0]) for one in meant]
+        own = tuple(one for one, owner in whose if owner == entry.user)
+        strangers = tuple(one for one, owner in whose if owner not in (entry.user, ""))
+        return Looked(entry, row, own, strangers)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> PushesSettled:
+        """Write down what became of entries and acknowledge them."""
+        with self.server.step():
+            return PushesSettled(tuple(map(self._tried, settlements)))
+
+    def _tried(self, one: Settlement) -> str:
+        try:
+            self.server.hazard("settle", one.entry.user, one.entry.notification)
+            return self._settle(one)
+        except ItemError as error:
+            return str(error)
+
+    def _settle(self, one: Settlement) -> str:
+        arrived = [judged for judged in one.results if judged.verdict.kind == "done"]
+        for judged in arrived:
+            key = self._key(judged)
+            waiting = self.server.waiting.get(key)
+            if waiting is not None and waiting.seq <= judged.delivery.seq:
+                self.server.waiting.cut(key)
+        if stream_id(one.entry.id) not in self.stream.pending:
+            return "gone"
+        if one.run != self.server.run and not arrived:
+            return "again"
+        for judged in one.results:
+            self._apply(one.entry, judged)
+        for stranger in one.strangers:
+            self._take_off(one.entry.user, stranger.id, stranger.registered + 1)
+        if one.buried:
+            self._bury(one.entry, ALL, one.buried, one.detail)
+        self.stream.acknowledge(one.entry.id)
+        return "done"
+
+    def _key(self, judged: Judged) -> tuple[str, str, str, str]:
+        delivery = judged.delivery
+        return self.tagged, delivery.user, delivery.notification, delivery.device.id
+
+    def _apply(self, entry: PushEntry, judged: Judged) -> None:
+        delivery, verdict = judged.delivery, judged.verdict
+        device = delivery.device.id
+        if verdict.kind == "later":
+            key = self._key(judged)
+            waiting = self.server.waiting.get(key)
+            if waiting is None or waiting.seq <= delivery.seq:
+                again = PushEntry(
+                    "", delivery.user, delivery.notification, delivery.deadline, device,
+                    verdict.tries, verdict.free, verdict.doubts,
+                )  # fmt: skip
+                self.server.waiting.put(key, Waiting(verdict.at, str(self.lane), delivery.seq, again))
+        elif verdict.kind == "forget":
+            gone = self._take_off(delivery.user, device, verdict.before)
+            if gone is not None:
+                dead = DeadToken(self.server.now, delivery.user, gone, judged.why)
+                kept = self.server.dead_tokens.get(self.tagged, ())
+                self.server.dead_tokens.put(self.tagged, (*kept, dead)[-self.rules.dead_tokens :])
+        elif verdict.kind == "bury":
+            self._bury(entry, device, verdict.reason, verdict.detail)
+
+    def _take_off(self, user: str, device: str, before: int) -> Device | None:
+        gone = take_off(self.server, user, device, before)
+        if gone is not None:
+            release(self.server, user, gone)
+        return gone
+
+    def _bury(self, entry: PushEntry, device: str, reason: str, detail: str) -> None:
+        dead = Dead(
+            self.server.now, reason, detail, entry.notification, entry.id, entry.user,
+            entry.as_text().encode(), str(self.lane), device,
+        )  # fmt: skip
+        self.server.bury(self.tagged, self.rules, dead)
+
+    async def bury(self, broken: Sequence[tuple[str, bytes]]) -> None:
+        """Here nothing is ever broken: entries are not text."""
+        assert not broken
+
+    async def depth(self) -> Depth:
+        """How much lies in the stream, and how old the oldest entry is."""
+        with self.server.step():
+            found = self.stream.entries
+            queued = min(found)[0] if found else 0
+            return Depth(len(found), max(0.0, (self.server.now - queued) / 1000) if found else 0.0, queued)
+
+    async def wait(self, seconds: float) -> None:
+        """Return when something may have been appended, at the latest after so many seconds."""
+        await self._wait(self.name, seconds)
+
+    def ring(self) -> None:
+        """Nobody sleeps behind this one."""
+
+
+class MemoryDue:
+    """What is to be sent later, on one shard (ports.DueLog). `wait(seconds)` passes the time."""
+
+    def __init__(self, server: MemoryServer, shard: int, wait: Callable[[float], Awaitable[None]]) -> None:
+        self.server, self.tagged, self.wait = server, keys.tag(shard), wait
+
+    async def wake(self) -> Woken:
+        """Bring what is due back to its lane; a part of it at a time."""
+        with self.server.step():
+            mine = {key: one for key, one in self.server.waiting.items() if key[0] == self.tagged}
+            due = sorted((one.at, key) for key, one in mine.items() if one.at <= self.server.now)[:WAKE_PAGE]
+            for _, key in due:
+                self.server.push(keys.pushes(self.tagged, mine[key].lane), mine[key].entry)
+                self.server.waiting.cut(key)
+            return Woken(len(due), len(mine) - len(due))
+
+
+def lane_of(device: Device) -> Lane:
+    return Lane(device.app, device.provider)
+
+
+def row_of(box: Box | None, nid: str) -> Row:
+    """What a push finds of a notification in somebody's inbox."""
+    if box is None:
+        return Row("forgotten")
+    seq = box.places.get(nid, 0)
+    record = box.records.get(seq)
+    if record is None:
+        return Row("trimmed")
+    if record.kind != NOTIFICATION:
+        return Row("retracted", seq)
+    if record.read:
+        return Row("read", seq)
+    if seq <= box.seen:
+        return Row("seen", seq)
+    return Row("row", seq, f"{box.birth}.{box.run}", line_of(record), box.unread)
+
+
+def take_off(server: MemoryServer, user: str, device: str, before: int) -> Device | None:
+    """A device off a person's list, if it was registered before (ms)."""
+    found = dict(server.devices.get(user) or {})
+    one = found.get(device)
+    if one is None or one.registered >= before:
+        return None
+    del found[device]
+    server.devices.put(user, found) if found else server.devices.cut(user)
+    return one
+
+
+def release(server: MemoryServer, user: str, device: Device) -> None:
+    if server.owners.get(device.id) == (user, device.registered):
+        server.owners.cut(device.id)
+
+
+def _ordered(devices: Iterable[Device]) -> tuple[Device, ...]:
+    return tuple(sorted(devices, key=lambda one: (one.registered, one.id)))
+
+
+__all__ = ["MemoryDevices", "MemoryDue", "MemoryPushes"]

@@ -1,0 +1,360 @@
+"""The ports of phones over Redis: lanes, what is due, devices. A lane's stream, its people's inboxes and devices lie in
+one slot; whose a token is lies in the token's own, and is asked for in between."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+from twisted.internet.defer import Deferred, gatherResults
+
+from notifier.core import devices as device_lines
+from notifier.core import keys
+from notifier.core.lanes import ALL, Lane, PushEntry, Row, parse
+from notifier.core.model import Device
+from notifier.edge.redis import Connection, ReplyError
+from notifier.edge.store import Rules, Scripts, first_fault
+from notifier.ports import (
+    Depth,
+    DevicePage,
+    GroupLost,
+    Judged,
+    Look,
+    Looked,
+    PushesRead,
+    PushesSettled,
+    Settlement,
+    Unavailable,
+    Woken,
+)
+
+LOOK_BYTES: Final = 262_144  # of devices and rows in one answer
+SETTLE_PAGE: Final = 200  # results in one call, unless those of one entry are more
+WAKE_PAGE: Final = 100
+SCAN_PAGE: Final = 200
+FOREVER: Final = 2**53  # ms: no device was registered later
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class DeviceSteps:
+    """The steps in which a token goes to a person, each in the slot of its own keys (lua/device.lua)."""
+
+    def __init__(self, calls: Connection, scripts: Scripts, rules: Rules) -> None:
+        self.calls, self.scripts, self.rules = calls, scripts, rules
+
+    def _run(self, key: str, *args: Any) -> Deferred[Any]:
+        return Deferred.fromCoroutine(self.calls.run(self.scripts.device, (key,), args))
+
+    def _list(self, user: str) -> str:
+        return keys.devices(user, self.rules.shards)
+
+    def _owner(self, device: str) -> str:
+        return keys.owner(device, self.rules.shards)
+
+    async def claim(self, user: str, device: Device, how: str) -> tuple[str, bool]:
+        """The token is this user's now: whose it was ("" = nobody's), and whether it is."""
+        before, won = await self._run(self._owner(device.id), "claim", user, device.registered, how)
+        return before.decode(), bool(won)
+
+    async def add(self, user: str, device: Device) -> list[Device]:
+        """Into the person's list; who had to go for it."""
+        line = device_lines.encode(device)
+        gone = await self._run(self._list(user), "add", device.id, line, self.rules.devices)
+        return _devices(gone)
+
+    async def remove(self, user: str, device: str, before: int = FOREVER) -> list[Device]:
+        """Off the person's list, if it was registered before (ms); what was removed."""
+        line = await self._run(self._list(user), "remove", device, before)
+        return _devices([device.encode(), line] if line else [])
+
+    async def release(self, user: str, devices: Sequence[Device]) -> None:
+        """Tokens that this user had are nobody's, unless they have been claimed since."""
+        asked = [self._run(self._owner(one.id), "release", user, one.registered) for one in devices]
+        await first_fault(gatherResults(asked, consumeErrors=True))
+
+    async def owners(self, devices: Sequence[str]) -> list[str]:
+        """Whose these devices are, "" = nobody's; in one pipelined call for each slot."""
+        places: dict[int, list[str]] = {}
+        for device in dict.fromkeys(devices):
+            places.setdefault(keys.shard_of(device, self.rules.shards), []).append(device)
+        asked = [self.calls.call("MGET", *map(self._owner, ids)) for ids in places.values()]
+        found: dict[str, str] = {}
+        for ids, values in zip(
+            places.values(), await first_fault(gatherResults(asked, consumeErrors=True)), strict=True
+        ):
+            found |= {
+                device: value.decode().split(" ")[1] if value else ""
+                for device, value in zip(ids, values, strict=True)
+            }
+        return [found[device] for device in devices]
+
+
+class RedisDevices:
+    """Everybody's devices (ports.Devices)."""
+
+    def __init__(self, calls: Connection, scripts: Scripts, rules: Rules) -> None:
+        self.calls, self.rules = calls, rules
+        self.steps = DeviceSteps(calls, scripts, rules)
+
+    async def register(self, user: str, device: Device) -> bool:
+        """The device is this person's now, and nobody else's; False: somebody else has registered it meanwhile."""
+        return await self._bring(user, device, "always")
+
+    async def restore(self, user: str, device: Device) -> bool:
+        """The same for a device out of a file; False too if somebody else has registered it since."""
+        return await self._bring(user, device, "newer")
+
+    async def _bring(self, user: str, device: Device, how: str) -> bool:
+        # Whoever dies between two of these steps leaves a device that gets nothing, until its app registers again;
+        # never one that gets what is another's: before the first step the token has left its last owner.
+        steps = self.steps
+        before, won = await steps.claim(user, device, how)
+        if not won:
+            return False
+        if before not in ("", user):
+            await steps.remove(before, device.id)
+        await steps.release(user, await steps.add(user, device))
+        (owner,) = await steps.owners([device.id])
+        if owner not in ("", user):
+            await steps.remove(user, device.id, device.registered + 1)
+            return False
+        return True
+
+    async def unregister(self, user: str, device: str) -> bool:
+        """Take a device (by its id) off this person's list; False: it was not there."""
+        gone = await self.steps.remove(user, device)
+        await self.steps.release(user, gone)
+        return bool(gone)
+
+    async def of(self, user: str) -> tuple[Device, ...]:
+        """A person's devices, those registered longest ago first."""
+        return tuple(_devices(await self.calls.call("HGETALL", keys.devices(user, self.rules.shards))))
+
+    async def page(self, after: str = "") -> DevicePage:
+        """All devices, a page at a time."""
+        asked = ("MATCH", "dev:{*", "COUNT", SCAN_PAGE)
+        cursor, found = await self.calls.call("SCAN", after or "0", *asked)
+        hashes = await first_fault(
+            gatherResults([self.calls.call("HGETALL", key) for key in found], consumeErrors=True)
+        )
+        users = [key.decode().split(":", 2)[2] for key in found]
+        pairs = tuple(
+            (user, device) for user, flat in zip(users, hashes, strict=True) for device in _devices(flat)
+        )
+        return DevicePage(pairs, "" if cursor == b"0" else cursor.decode())
+
+
+class RedisPushes:
+    """The stream of one lane on one shard (ports.PushLog). `consumer`: this process's slot; `wait(seconds)` passes
+    the time until the lane's doorbell rings, `ring()` rings it for one who waits."""
+
+    def __init__(
+        self, calls: Connection, scripts: Scripts, rules: Rules, shard: int, lane: Lane,
+        consumer: Callable[[], str], wait: Callable[[float], Awaitable[None]], ring: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self.calls, self.scripts, self.rules = calls, scripts, rules
+        self.tagged, self.lane, self.consumer = keys.tag(shard), lane, consumer
+        self.stream = keys.pushes(self.tagged, lane)
+        self.steps = DeviceSteps(calls, scripts, rules)
+        self.wait, self.ring = wait, ring
+
+    async def create(self) -> None:
+        """Make the consumer group at 0, never at $: what was appended before it counts too."""
+        try:
+            await self.calls.call("XGROUP", "CREATE", self.stream, keys.GROUP, "0", "MKSTREAM")
+        except ReplyError as error:
+            if error.code != "BUSYGROUP":
+                raise
+
+    async def history(self, want: int, after: str) -> PushesRead:
+        """What this process was given before and has not settled."""
+        found = await self._read(want, after or "0")
+        last = found[-1][0].decode() if found else ""
+        # one that was deleted meanwhile has no fields: a claim will find and count it
+        return _pushes([entry for entry in found if entry[1] is not None], (), last)
+
+    async def read(self, want: int) -> PushesRead:
+        """The next entries."""
+        return _pushes(await self._read(want, ">"), (), "")
+
+    async def _read(self, want: int, after: str) -> list[Any]:
+        command = ("XREADGROUP", "GROUP", keys.GROUP, self.consumer(), "COUNT", want)
+        answer = await self._of_group(*command, "STREAMS", self.stream, after)
+        return answer[0][1] if answer else []
+
+    async def claim(self, idle_ms: int, want: int, after: str) -> PushesRead:
+        """Take over what nobody has settled for idle_ms."""
+        command = ("XAUTOCLAIM", self.stream, keys.GROUP, self.consumer(), idle_ms, after or "0-0")
+        upto, entries, lost = await self._of_group(*command, "COUNT", want)
+        following = upto.decode()
+        return _pushes(list(filter(None, entries)), lost, "" if following == "0-0" else following)
+
+    async def _of_group(self, *command: Any) -> Any:
+        try:
+            return await self.calls.call(*command)
+        except ReplyError as error:
+            if error.code == "NOGROUP":
+                raise GroupLost from None
+            raise
+
+    async def look(self, entries: Sequence[PushEntry]) -> Look:
+        """What stands behind entries; in order, all of them."""
+        found: list[tuple[PushEntry, Row, list[Device]]] = []
+        now, run = 0, b""
+        while not found or len(found) < len(entries):
+            part = entries[len(found) :]
+            flat = [x for one in part for x in (one.user, one.notification, one.device or ALL)]
+            args = (self.tagged, str(self.lane), LOOK_BYTES, _encode(flat))
+            key = keys.inbox(part[0].user, self.rules.shards)
+            now, ran, people, answers = await self.calls.run(self.scripts.look, (key,), args)
+            run = run or ran  # the oldest one counts: what was read under it may be gone
+            found += [_looked(one, answer, people) for one, answer in zip(part, answers, strict=False)]
+        owners = await self.steps.owners([device.id for _, _, devices in found for device in devices])
+        left = iter(owners)
+        looked = []
+        for entry, row, devices in found:
+            mine = [(device, next(left)) for device in devices]
+            # Of nobody's it is not known that it is not another's: its app will say so when it is next started.
+            own = tuple(device for device, owner in mine if owner == entry.user)
+            strangers = tuple(device for device, owner in mine if owner not in (entry.user, ""))
+            looked.append(Looked(entry, row, own, strangers))
+        return Look(now, run.decode(), tuple(looked))
+
+    async def settle(self, settlements: Sequence[Settlement]) -> PushesSettled:
+        """Write down what became of entries and acknowledge them."""
+        states: list[str] = []
+        for part in _parts(settlements):
+            states += await self._settle(part)
+        return PushesSettled(tuple(states))
+
+    async def _settle(self, part: Sequence[Settlement]) -> list[str]:
+        packed = [
+            [
+                one.entry.id,
+                one.entry.user,
+                one.entry.notification,
+                one.run,
+                one.entry.as_text(),
+                _results(one),
+            ]
+            for one in part
+        ]
+        states, gone = await self._run_settle(packed)
+        try:
+            for user, device, line in gone:
+                await self.steps.release(user.decode(), _devices([device, line]))
+        except (Unavailable, ReplyError):
+            pass  # an owner without a device harms nobody
+        return [state.decode("utf-8", "replace") for state in states]
+
+    async def bury(self, broken: Sequence[tuple[str, bytes]]) -> None:
+        """To the dead letters with entries that nobody can read."""
+        why = ["b", ALL, "unreadable", "the field `push` is not what we write"]
+        packed = [[entry, "", "", "", at, [why]] for at, (entry, _) in enumerate(broken, 1)]
+        await self._run_settle(packed, [raw for _, raw in broken])
+
+    async def _run_settle(self, packed: list[list[Any]], raws: Sequence[bytes] = ()) -> Any:
+        rules = self.rules
+        args = (
+            self.tagged, keys.GROUP, str(self.lane), rules.letters, rules.letters_age,
+            rules.dead_tokens, rules.dead_tokens_age, _encode(packed), *raws,
+        )  # fmt: skip
+        return await self.calls.run(self.scripts.settle, (self.stream,), args)
+
+    async def depth(self) -> Depth:
+        """How much lies in the stream, and how old the oldest entry is by the server's clock."""
+        asked = (
+            self.calls.call("XLEN", self.stream),
+            self.calls.call("XRANGE", self.stream, "-", "+", "COUNT", "1"),
+            self.calls.call("TIME"),
+        )
+        count, first, clock = await first_fault(gatherResults(asked, consumeErrors=True))
+        if not first:
+            return Depth(count, 0.0, 0)
+        queued = int(first[0][0].partition(b"-")[0])
+        return Depth(count, max(0.0, int(clock[0]) + int(clock[1]) / 1e6 - queued / 1000), queued)
+
+
+class RedisDue:
+    """What is to be sent later, on one shard (ports.DueLog)."""
+
+    def __init__(
+        self, calls: Connection, scripts: Scripts, rules: Rules, shard: int,
+        wait: Callable[[float], Awaitable[None]],
+    ) -> None:  # fmt: skip
+        self.calls, self.scripts, self.rules = calls, scripts, rules
+        self.tagged, self.wait = keys.tag(shard), wait
+
+    async def wake(self) -> Woken:
+        """Bring what is due back to its lane; a part of it at a time."""
+        args = (self.tagged, self.rules.publish, WAKE_PAGE)
+        moved, left = await self.calls.run(self.scripts.wake, (keys.due(self.tagged),), args)
+        return Woken(moved, left)
+
+
+def _pushes(entries: Sequence[Any], lost: Sequence[bytes], after: str) -> PushesRead:
+    found: list[PushEntry] = []
+    broken: list[tuple[str, bytes]] = []
+    for entry, fields in entries:
+        raw = dict(zip(fields[::2], fields[1::2], strict=True)).get(b"push", b"")
+        try:
+            read = parse(entry.decode(), raw.decode())
+        except ValueError:
+            broken.append((entry.decode(), raw))
+            continue
+        if read is not None:  # else a newer process has written it, and will claim it
+            found.append(read)
+    return PushesRead(tuple(found), tuple(broken), tuple(entry.decode() for entry in lost), after)
+
+
+def _looked(entry: PushEntry, answer: Any, people: Any) -> tuple[PushEntry, Row, list[Device]]:
+    standing, seq, record, number = answer
+    birth, run, unread, flat = people[number - 1]
+    row = Row(standing.decode(), seq, f"{birth.decode()}.{run.decode()}", record.decode(), unread)
+    devices = _devices(flat)
+    meant = [one for one in devices if entry.device in ("", one.id)]
+    return entry, row, meant if row.standing == "row" else []
+
+
+def _devices(flat: Sequence[bytes]) -> list[Device]:
+    """Devices out of a hash, those registered longest ago first; what a newer process wrote is left to it."""
+    found = []
+    for name, line in zip(flat[::2], flat[1::2], strict=True):
+        if name != b"lanes" and (device := device_lines.decode(name.decode(), line.decode())) is not None:
+            found.append(device)
+    return sorted(found, key=lambda one: (one.registered, one.id))
+
+
+def _parts(settlements: Sequence[Settlement]) -> list[list[Settlement]]:
+    """By so many results that one call does not take long."""
+    parts: list[list[Settlement]] = []
+    size = SETTLE_PAGE
+    for one in settlements:
+        own = 1 + len(one.results) + len(one.strangers)
+        if size + own > SETTLE_PAGE:
+            parts.append([])
+            size = 0
+        parts[-1].append(one)
+        size += own
+    return parts
+
+
+def _results(one: Settlement) -> list[list[Any]]:
+    found: list[list[Any]] = [_result(judged) for judged in one.results]
+    found += [["s", stranger.id, stranger.registered + 1] for stranger in one.strangers]
+    if one.buried:
+        found.append(["b", ALL, one.buried, one.detail])
+    return found
+
+
+def _result(judged: Judged) -> list[Any]:
+    delivery, verdict = judged.delivery, judged.verdict
+    device = delivery.device.id
+    if verdict.kind == "done":
+        return ["d", device, delivery.seq]
+    if verdict.kind == "forget":
+        return ["f", device, verdict.before, judged.why]
+    if verdict.kind == "bury":
+        return ["b", device, verdict.reason, verdict.detail]
+    counts = f"{delivery.deadline} {verdict.tries} {verdict.free} {verdict.doubts}"
+    return ["l", device, delivery.seq, verdict.at, counts]
