@@ -1,5 +1,5 @@
 """A breaker for one lane or one (host, credential): after failures in a row nothing is sent, then one request tries
-whether the other side is back. Also the budget that keeps retries from multiplying a failure."""
+whether the other side is back. Also pauses that grow, and the budget that keeps retries from multiplying a failure."""
 
 from typing import Final, Literal, TypeAlias
 
@@ -86,29 +86,66 @@ class Breaker:
             return  # sent before the last change of state: it says nothing of the time since
         what = effect(outcome)
         if what == "good":
-            if self._until is not None:
-                self._since = now
-            self._failures = self._openings = 0
-            self._until = self._trying = None
+            self.succeeded(now)
         elif what == "none":
             self._trying = None
-        else:
-            self._failures += 1
-            if what == "pause" or self._until is not None or self._failures >= self._rule.failures:
-                self._open(self._span(outcome, chance), now)
+        elif what == "pause" or self._is_enough():
+            self.trip(self._span(outcome, chance), now)
+
+    def failed(self, now: float, chance: float) -> bool:
+        """One more failure that is no outcome, such as a connection that came to nothing. True if it is open by it."""
+        if not self._is_enough():
+            return False
+        self.trip(self._rule.floor + self._drawn(chance), now)
+        return True
+
+    def succeeded(self, now: float) -> None:
+        """It works."""
+        if self._until is not None:
+            self._since = now
+        self._failures = self._openings = 0
+        self._until = self._trying = None
+
+    def trip(self, span: float, now: float) -> None:
+        """Opens it for `span` s, for a reason of the caller's; does not make a longer span shorter."""
+        self._openings += 1
+        self._failures = 0
+        self._since, self._trying = now, None
+        self._until = now + span if self._until is None else max(self._until, now + span)
+
+    def _is_enough(self) -> bool:
+        # While it is half open one failure is.
+        self._failures += 1
+        return self._until is not None or self._failures >= self._rule.failures
 
     def _span(self, outcome: Outcome, chance: float) -> float:
         rule = self._rule
         if outcome.kind == "config_error":
             return rule.mend * (1 + 0.1 * chance)
-        drawn = chance * min(rule.cap, rule.base * 2.0 ** min(self._openings, 30))
         floor = rule.mend if effect(outcome) == "pause" else rule.floor
-        return (max(rule.floor, outcome.retry_after) if outcome.retry_after else floor) + drawn
+        least = max(rule.floor, outcome.retry_after) if outcome.retry_after else floor
+        return least + self._drawn(chance)
 
-    def _open(self, span: float, now: float) -> None:
-        self._openings += 1
+    def _drawn(self, chance: float) -> float:
+        return chance * min(self._rule.cap, self._rule.base * 2.0 ** min(self._openings, 30))
+
+
+class Backoff:
+    """Pauses that double from `first` to `longest` seconds, each cut by chance so that not all come back at once."""
+
+    def __init__(self, first: float = 0.5, longest: float = 60.0) -> None:
+        self._first, self._longest = first, longest
         self._failures = 0
-        self._since, self._until, self._trying = now, now + span, None
+
+    def pause(self, chance: float) -> float:
+        """Seconds to wait after one more failure; `chance`: drawn from 0 to 1."""
+        pause = min(self._longest, self._first * 2.0 ** min(self._failures, 64))
+        self._failures += 1
+        return pause * chance
+
+    def reset(self) -> None:
+        """It works."""
+        self._failures = 0
 
 
 class Budget:

@@ -20,11 +20,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from msgspec import Struct
 
 from notifier.core.tokens import ALGORITHMS, Key, base64url
-from notifier.edge.secret_file import OPEN, open_to_others
+from notifier.edge.secret_file import FileRefused, read
 
 Check = Callable[[bytes, bytes], bool]
 
-MAX_FILE_BYTES: Final = 65_536
 MIN_SECRET_BYTES: Final = 32  # RFC 7518 section 3.2: a key at least as long as the hash
 MIN_RSA_BITS: Final = 2048  # RFC 7518 section 3.3
 
@@ -49,10 +48,6 @@ class KeyringError(Exception):
         super().__init__("token keys:" + "".join(f"\n  {each.file}: {each.problem}" for each in faults))
 
 
-class _Refused(ValueError):
-    """A key that must not be used; the text completes "FILE: ..."."""
-
-
 # Loading ----------------------------------------------------------------------------------------------------
 
 
@@ -63,12 +58,12 @@ def load(keys: Sequence[tuple[str, str, str | Path]], jwks_file: str | Path | No
     for kid, algorithm, file in keys:
         try:
             found.append((str(file), _from_file(kid, algorithm, Path(file))))
-        except _Refused as refusal:
+        except FileRefused as refusal:
             faults.append(Fault(str(file), f"key {kid!r} {refusal}"))
     if jwks_file is not None:
         try:
             found += [(str(jwks_file), key) for key in read_jwks(_read(Path(jwks_file)), str(jwks_file))]
-        except _Refused as refusal:
+        except FileRefused as refusal:
             faults.append(Fault(str(jwks_file), str(refusal)))
         except KeyringError as error:
             faults += error.faults
@@ -88,13 +83,13 @@ def _doubles(found: Sequence[tuple[str, Key]]) -> Iterator[Fault]:
 
 def _from_file(kid: str, algorithm: str, path: Path) -> Key:
     if not kid:
-        raise _Refused("has an empty kid; name it")
+        raise FileRefused("has an empty kid; name it")
     if algorithm not in ALGORITHMS:
-        raise _Refused(f"has algorithm {algorithm!r}; use one of {', '.join(sorted(ALGORITHMS))}")
+        raise FileRefused(f"has algorithm {algorithm!r}; use one of {', '.join(sorted(ALGORITHMS))}")
     if algorithm == "HS256":
-        secret = _read(path, secret=True)
+        secret = read(path, secret=True)
         return Key(kid, algorithm, secret_check(secret), _fingerprint(secret.strip()))
-    return _public(kid, algorithm, _public_pem(_read(path)))
+    return _public(kid, algorithm, _public_pem(read(path)))
 
 
 def _public(kid: str, algorithm: str, key: Any) -> Key:
@@ -109,29 +104,15 @@ def _fingerprint(material: bytes) -> bytes:
 
 def _public_pem(data: bytes) -> object:
     if b"PRIVATE KEY-----" in data:
-        raise _Refused(_PUBLIC_HALF)
+        raise FileRefused(_PUBLIC_HALF)
     if b"-----BEGIN CERTIFICATE-----" in data:
-        raise _Refused("is a certificate; take the key out: openssl x509 -in FILE -pubkey -noout")
+        raise FileRefused("is a certificate; take the key out: openssl x509 -in FILE -pubkey -noout")
     if data.count(b"-----BEGIN ") != 1:
-        raise _Refused("must be one PEM public key (-----BEGIN PUBLIC KEY-----), one to a file")
+        raise FileRefused("must be one PEM public key (-----BEGIN PUBLIC KEY-----), one to a file")
     try:
         return load_pem_public_key(data)
     except (ValueError, UnsupportedAlgorithm):
-        raise _Refused("is not a PEM public key that can be read; copy the file again") from None
-
-
-def _read(path: Path, *, secret: bool = False) -> bytes:
-    try:
-        with path.open("rb") as file:
-            if secret and open_to_others(file.fileno()):
-                raise _Refused(OPEN)
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise _Refused(f"cannot be read ({reason}); check the path and its permissions") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise _Refused(f"is larger than {MAX_FILE_BYTES} bytes, so it is no key file; check the path")
-    return data
+        raise FileRefused("is not a PEM public key that can be read; copy the file again") from None
 
 
 # JWKS -------------------------------------------------------------------------------------------------------
@@ -171,7 +152,7 @@ def read_jwks(data: bytes, source: str) -> list[Key]:
     for place, member in enumerate(members):
         try:
             keys += _from_jwk(member)
-        except _Refused as refusal:
+        except FileRefused as refusal:
             faults.append(Fault(source, f"keys[{place}] {refusal}"))
     if not keys and not faults:
         faults.append(Fault(source, "has no key to verify EdDSA, ES256 or RS256 with; add one"))
@@ -185,11 +166,11 @@ def _from_jwk(member: msgspec.Raw) -> Iterator[Key]:
     try:
         jwk = msgspec.json.decode(member, type=_Jwk)
     except (ValueError, RecursionError) as error:
-        raise _Refused(f"is not a JWK ({_cause(error)}); correct or remove it") from None
+        raise FileRefused(f"is not a JWK ({_cause(error)}); correct or remove it") from None
     if jwk.kty == "oct":
-        raise _Refused("is a secret (kty oct), which has no place in a JWKS; use an HS256 key file")
+        raise FileRefused("is a secret (kty oct), which has no place in a JWKS; use an HS256 key file")
     if jwk.d is not None:
-        raise _Refused("holds a private key (d); publish only the public members")
+        raise FileRefused("holds a private key (d); publish only the public members")
     if jwk.use != "sig" or "verify" not in jwk.key_ops:
         return
     # RFC 8725 section 3.1: the kind of key decides the algorithm; an alg that says another is none of ours.
@@ -197,7 +178,7 @@ def _from_jwk(member: msgspec.Raw) -> Iterator[Key]:
     if algorithm is None or jwk.alg not in (None, algorithm):
         return
     if not jwk.kid:
-        raise _Refused("has no kid; give it one, and name it in the tokens' headers")
+        raise FileRefused("has no kid; give it one, and name it in the tokens' headers")
     yield _public(jwk.kid, algorithm, _public_jwk(jwk))
 
 
@@ -215,7 +196,7 @@ def _public_jwk(jwk: _Jwk) -> object:
         n, e = (int.from_bytes(_member(part), "big") for part in (jwk.n, jwk.e))
         return rsa.RSAPublicNumbers(e, n).public_key()
     except ValueError:
-        raise _Refused(f"is not a valid {jwk.kty} public key; fetch or export it again") from None
+        raise FileRefused(f"is not a valid {jwk.kty} public key; fetch or export it again") from None
 
 
 def _member(text: str, size: int | None = None) -> bytes:
@@ -242,10 +223,10 @@ def secret_check(data: bytes) -> Check:
     secret = data.strip()
     if secret.startswith((b"-----BEGIN ", b"ssh-", b"ecdsa-sha2-")) or b"-----BEGIN " in secret:
         # RFC 8725 section 2.1: what others may know (a public key) must never key an HMAC.
-        raise _Refused("is a key file in PEM or SSH form, not an HS256 secret; set the algorithm it is for")
+        raise FileRefused("is a key file in PEM or SSH form, not an HS256 secret; set the algorithm it is for")
     if len(secret) < MIN_SECRET_BYTES:
         advice = f"HS256 needs {MIN_SECRET_BYTES} or more: openssl rand -base64 48"
-        raise _Refused(f"is a secret of {len(secret)} bytes; {advice}")
+        raise FileRefused(f"is a secret of {len(secret)} bytes; {advice}")
 
     # A closure, so that no repr of a Key can show the secret.
     def check(signing_input: bytes, signature: bytes) -> bool:
@@ -256,7 +237,7 @@ def secret_check(data: bytes) -> Check:
 
 def _ed25519(key: object) -> Check:
     if not isinstance(key, ed25519.Ed25519PublicKey):
-        raise _Refused("is not an Ed25519 key, which EdDSA needs; correct the algorithm or the file")
+        raise FileRefused("is not an Ed25519 key, which EdDSA needs; correct the algorithm or the file")
 
     def check(signing_input: bytes, signature: bytes) -> bool:
         return _holds(lambda: key.verify(signature, signing_input))
@@ -266,7 +247,7 @@ def _ed25519(key: object) -> Check:
 
 def _p256(key: object) -> Check:
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise _Refused("is not a P-256 key, which ES256 needs; correct the algorithm or the file")
+        raise FileRefused("is not a P-256 key, which ES256 needs; correct the algorithm or the file")
     method = ec.ECDSA(SHA256())
 
     def check(signing_input: bytes, signature: bytes) -> bool:
@@ -281,9 +262,9 @@ def _p256(key: object) -> Check:
 
 def _rsa(key: object) -> Check:
     if not isinstance(key, rsa.RSAPublicKey):
-        raise _Refused("is not an RSA key, which RS256 needs; correct the algorithm or the file")
+        raise FileRefused("is not an RSA key, which RS256 needs; correct the algorithm or the file")
     if key.key_size < MIN_RSA_BITS:
-        raise _Refused(f"is an RSA key of {key.key_size} bits; make one of {MIN_RSA_BITS} or more")
+        raise FileRefused(f"is an RSA key of {key.key_size} bits; make one of {MIN_RSA_BITS} or more")
     scheme, digest = padding.PKCS1v15(), SHA256()
 
     def check(signing_input: bytes, signature: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""Files that hold a secret: taken only when nobody but their owner may open them."""
+"""Key files as an operator gives them: of bounded size, and secrets only when nobody but their owner may open them."""
 
 import os
 import struct
@@ -6,7 +6,27 @@ import sys
 from pathlib import Path
 from typing import Final
 
+MAX_FILE_BYTES: Final = 65_536
 OPEN: Final = "is a secret open to other users: chmod 600 it; if they read it, replace it"
+
+
+class FileRefused(ValueError):
+    """A file that must not be used; the text completes "FILE: ..."."""
+
+
+def read(path: Path, *, secret: bool = False) -> bytes:
+    """What is in it. `secret`: it must be closed to other users. Raises FileRefused."""
+    try:
+        with path.open("rb") as file:
+            if secret and open_to_others(file.fileno()):
+                raise FileRefused(OPEN)
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise FileRefused(f"cannot be read ({reason}); check the path and its permissions") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise FileRefused(f"is larger than {MAX_FILE_BYTES} bytes, so it is no key file; check the path")
+    return data
 
 
 def read_secret(path: Path) -> str:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notifier.core.breaker import Breaker, BreakerRule, Budget, Effect, effect
+from notifier.core.breaker import Backoff, Breaker, BreakerRule, Budget, Effect, effect
 from notifier.core.model import Outcome
 
 RULE = BreakerRule()
@@ -197,3 +197,45 @@ def test_a_budget_comes_back_with_first_tries_and_slowly_by_itself() -> None:
     assert [budget.retry(2.0) for _ in range(2)] == [True, False]
     assert not budget.retry(1.0), "a clock that went back gives nothing"
     assert budget.retry(3.0), "and takes nothing"
+
+
+# What a pool of connections tells it, which has no outcomes
+
+
+def test_connections_that_fail_in_a_row_open_it_and_one_that_works_closes_it() -> None:
+    breaker = Breaker(BreakerRule(failures=3, base=1.0, floor=0.5))
+    assert [breaker.failed(0.0, 1.0), breaker.failed(1.0, 1.0)] == [False, False]
+    breaker.succeeded(1.5)
+    assert [breaker.failed(2.0, 1.0), breaker.failed(3.0, 1.0), breaker.failed(4.0, 1.0)] == [
+        False,
+        False,
+        True,
+    ]
+    assert breaker.until == 5.5
+    assert (breaker.state(5.4), breaker.state(5.5)) == ("open", "half_open")
+    assert breaker.failed(6.0, 1.0), "half open, one is enough"
+    assert breaker.until == 6.0 + 0.5 + 2.0, "and the next span may be longer"
+    breaker.succeeded(9.0)
+    assert breaker.state(9.0) == "closed"
+    assert not breaker.failed(9.0, 1.0)
+
+
+def test_a_longer_span_is_not_made_shorter() -> None:
+    breaker = Breaker(RULE)
+    breaker.trip(100.0, 0.0)
+    breaker.trip(5.0, 1.0)
+    assert breaker.until == 100.0
+
+
+def test_pauses_double_up_to_the_longest() -> None:
+    backoff = Backoff(0.5, 60.0)
+    assert [backoff.pause(1.0) for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 32, 60, 60]
+    assert backoff.pause(0.5) == 30
+    assert backoff.pause(0.0) == 0
+    backoff.reset()
+    assert backoff.pause(1.0) == 0.5
+
+
+def test_a_thousand_failures_do_no_harm() -> None:
+    backoff = Backoff()
+    assert [backoff.pause(1.0) for _ in range(1100)][-1] == 60

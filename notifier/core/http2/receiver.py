@@ -242,7 +242,7 @@ class Receiver(Sender[C]):
     def _reset(self, number: int, code: int, reason: str) -> None:
         """Ends an open stream from our side."""
         self._out.append(frames.rst_stream(number, code))
-        self._results.append(Unknown(self._close_stream(number), reason))
+        self._results.append(Unknown(self._close_stream(number), reason, "garbled"))
 
     def _on_data(self, flags: int, number: int, payload: bytes, now: float) -> None:
         self._give_back(len(payload))  # padding and streams that have ended count as well (6.9)
@@ -291,8 +291,8 @@ class Receiver(Sender[C]):
         reason = f"the server has reset the stream: {code_name(code)}"
         # 8.7: refused means that nothing was done; but not once it has begun to answer.
         untouched = code == REFUSED_STREAM and (stream is None or stream.response is None)
-        kind = Refused if untouched else Unknown
-        self._results.append(kind(self._close_stream(number), reason))
+        context = self._close_stream(number)
+        self._results.append(Refused(context, reason) if untouched else Unknown(context, reason, "reset"))
 
     # --- Windows and settings ---
 

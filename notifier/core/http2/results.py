@@ -1,6 +1,6 @@
 """How a push ended. Each push that a connection has accepted ends in exactly one of these."""
 
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 from msgspec import Struct
 
@@ -8,6 +8,7 @@ from notifier.core.http2.hpack_static import Field
 
 C = TypeVar("C")
 """What the caller gave to know its push by."""
+Cause: TypeAlias = Literal["lost", "reset", "garbled"]
 
 
 class Answered(Struct, Generic[C], frozen=True, gc=False):
@@ -30,10 +31,14 @@ class Refused(Struct, Generic[C], frozen=True, gc=False):
 
 
 class Unknown(Struct, Generic[C], frozen=True, gc=False):
-    """It may have been processed: send it again with the same ids."""
+    """It may have been processed: send it again with the same ids.
+
+    `cause`: lost, the connection is gone; reset, the server has reset the stream; garbled, what came is no answer.
+    """
 
     context: C
     reason: str
+    cause: Cause = "lost"
 
 
 class Expired(Struct, Generic[C], frozen=True, gc=False):

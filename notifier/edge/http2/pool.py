@@ -11,9 +11,11 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from notifier.core.breaker import Backoff, Breaker, BreakerRule, BreakerState
 from notifier.core.http2 import Answered, Expired, Limits, NotAccepting, Refused, Result, Template
-from notifier.core.http2.breaker import Backoff, Breaker
+from notifier.core.http2.errors import NO_ERROR
 from notifier.core.http2.results import C
+from notifier.edge.http2.dial import told
 from notifier.edge.http2.protocol import PushProtocol
 
 log = Logger()
@@ -33,6 +35,15 @@ class Sizes(Struct, frozen=True, kw_only=True):
     """Pushes without a connection. Beyond: `push` raises NotAccepting."""
     lifetime: float = 86_400.0
     """A connection so old drains."""
+
+
+class Counts(Struct):
+    """What has happened in a pool since its start. `replayed`: pushes that were sent again by the pool itself."""
+
+    made: int = 0
+    failed: int = 0
+    goaways: int = 0
+    replayed: int = 0
 
 
 class Push(Generic[C]):
@@ -70,15 +81,20 @@ class Pool(Generic[C]):
         sizes: Sizes | None = None,
         breaker: Breaker | None = None,
         chance: Callable[[], float] = random.random,
+        current: Callable[[Template], Template] | None = None,
     ) -> None:
+        """`current`: the template to send instead of the one that a push was given: while it waited, or was
+        sent again, the token in it may have been renewed."""
         self._reactor = reactor
         self._endpoint = endpoint
         self._ended = ended
         self._limits = limits or Limits()
         self._sizes = sizes or Sizes()
-        self._breaker = breaker or Breaker()
+        self._breaker = breaker or Breaker(BreakerRule())
         self._backoff = Backoff()
         self._chance = chance
+        self._current = current
+        self.counts = Counts()
         self._queue: deque[Push[C]] = deque()
         self._ready: list[PushProtocol[Push[C]]] = []
         self._all: dict[PushProtocol[Push[C]], Any] = {}  # with the timer of its age
@@ -95,12 +111,17 @@ class Pool(Generic[C]):
     @property
     def accepting(self) -> bool:
         """`push` takes pushes, as long as no more wait than may."""
-        return self._stopped is None and not self._breaker.open(self._reactor.seconds())
+        return self._stopped is None and self.state != "open"
+
+    @property
+    def state(self) -> BreakerState:
+        """The breaker's: open, nothing is accepted; half_open, the next connection decides."""
+        return self._breaker.state(self._reactor.seconds())
 
     @property
     def retry_at(self) -> float:
         """When the breaker closes, in the reactor's seconds; in the past if it is not open."""
-        return self._breaker.until
+        return float("-inf") if self._breaker.until is None else self._breaker.until
 
     @property
     def waiting(self) -> int:
@@ -128,10 +149,19 @@ class Pool(Generic[C]):
         self._queue.append(push)
         self._schedule()
 
+    def again(self, push: Push[C]) -> bool:
+        """Sends a push that has ended once more, before all that wait; its time to wait is not begun anew.
+        False: the pool does not accept it."""
+        if not self.accepting:
+            return False
+        self._queue.appendleft(push)
+        self._schedule()
+        return True
+
     def trip(self, seconds: float, reason: str) -> None:
         """Opens the breaker: the credential is refused, say. Streams that are open run on."""
         self.fault = reason
-        self._breaker.trip(self._reactor.seconds(), seconds)
+        self._breaker.trip(seconds, self._reactor.seconds())
         self._refuse_all(f"the breaker is open: {reason}")
 
     def stop(self) -> Deferred[None]:
@@ -175,11 +205,13 @@ class Pool(Generic[C]):
             self._grow()
 
     def _hand_over(self, protocol: PushProtocol[Push[C]], share: int, now: float) -> None:
-        core, queue = protocol.core, self._queue
+        core, queue, current = protocol.core, self._queue, self._current
         for _ in range(min(share, core.room)):
             if core.window <= 0:
                 break
             push = queue.popleft()
+            if current is not None:
+                push.template = current(push.template)
             core.push(push, push.template, push.values, push.body, now)
         protocol.flush()
 
@@ -209,6 +241,7 @@ class Pool(Generic[C]):
     # --- What connections say ---
 
     def ready(self, connection: PushProtocol[Push[C]]) -> None:
+        self.counts.made += 1
         self._ready.append(connection)
         self._all[connection] = self._reactor.callLater(self._sizes.lifetime, self._retire, connection)
         self._schedule()
@@ -227,7 +260,8 @@ class Pool(Generic[C]):
         if connection not in self._served and any(type(result) is Answered for result in final):
             self._served.add(connection)
             self._backoff.reset()
-            self._breaker.succeeded()
+            self._breaker.succeeded(self._reactor.seconds())
+        self.counts.replayed += len(again)
         self._queue.extendleft(reversed(again))
         if final:
             self._ended(final)
@@ -243,7 +277,9 @@ class Pool(Generic[C]):
         served = connection in self._served
         self._served.discard(connection)
         core = getattr(connection, "core", None)
-        if not served and (core is None or core.goaway is None) and self._stopped is None:
+        self.counts.goaways += core is not None and core.goaway is not None
+        ends = core is not None and core.goaway is not None and core.goaway.code == NO_ERROR
+        if not served and not ends and self._stopped is None:
             self._failed(reason)
         elif self._queue:
             self._schedule()
@@ -292,16 +328,18 @@ class Pool(Generic[C]):
     def _not_connected(self, failure: Failure) -> None:
         self._dialling = None
         if self._stopped is None:
-            self._failed(failure.getErrorMessage())
+            self._failed(told(failure))
         self._check_stopped()
 
     def _failed(self, reason: str) -> None:
         """A connection that came to nothing: pause, and after a row of them refuse what waits."""
         self.fault = reason
         log.warn("a push server cannot be reached: {reason}", reason=reason)
+        self.counts.failed += 1
         pause = self._backoff.pause(self._chance())
-        now = self._reactor.seconds()
-        if self._breaker.failed(now):
+        # While another connection works the way is not closed, whatever became of this one.
+        works = any(connection.core.accepting for connection in self._served)
+        if not works and self._breaker.failed(self._reactor.seconds(), self._chance()):
             self._refuse_all(f"the breaker is open: {reason}")
             return
         if self._retry is None or not self._retry.active():

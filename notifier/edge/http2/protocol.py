@@ -9,6 +9,7 @@ from zope.interface import implementer  # type: ignore[import-untyped]
 
 from notifier.core.http2 import Limits, PushConnection, Result
 from notifier.core.http2.results import C
+from notifier.edge.http2.dial import told
 
 TLS_WITHIN: Final = 10.0  # s, from TCP to HTTP/2; Twisted's handshake has no bound of its own
 CLOSE_WITHIN: Final = 5.0  # s, from our GOAWAY to the end
@@ -69,7 +70,7 @@ class PushProtocol(protocol.Protocol, Generic[C]):
 
     def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:
         self._cancel()
-        why = self._fault or reason.getErrorMessage()
+        why = self._fault or told(reason)
         if self._begun:
             if self.core.failure is not None:
                 why = str(self.core.failure)

@@ -269,11 +269,11 @@ RESPONSES: dict[str, tuple[bytes, object]] = {
         Answered("a", 304, ((b"content-length", b"4"),)),
     ),
     "refused": (rst(1, 7), Refused("a", "the server has reset the stream: REFUSED_STREAM")),
-    "reset": (rst(1, 2), Unknown("a", "the server has reset the stream: INTERNAL_ERROR")),
-    "reset with a code of its own": (rst(1, 99), Unknown("a", "the server has reset the stream: 0x63")),
+    "reset": (rst(1, 2), Unknown("a", "the server has reset the stream: INTERNAL_ERROR", "reset")),
+    "reset with a code of its own": (rst(1, 99), Unknown("a", "the server has reset the stream: 0x63", "reset")),
     "refused after it had begun": (
         headers(1, OK) + rst(1, 7),
-        Unknown("a", "the server has reset the stream: REFUSED_STREAM"),
+        Unknown("a", "the server has reset the stream: REFUSED_STREAM", "reset"),
     ),
     "an extension in between": (
         frame(0xAB, 0xFF, 77, b"???") + headers(1, OK) + frame(0xA, 0, 0, b"alt") + data(1, b"", True),

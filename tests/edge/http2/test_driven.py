@@ -11,8 +11,8 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from notifier.core.breaker import Breaker, BreakerRule
 from notifier.core.http2 import Limits, Refused
-from notifier.core.http2.breaker import Breaker
 from notifier.edge.http2.pool import Pool, Sizes
 from notifier.edge.http2.protocol import CLOSE_WITHIN, TLS_WITHIN, PushProtocol
 from tests.core.http2.world import ACK, goaway, ok, settings, split
@@ -265,7 +265,7 @@ def test_a_connection_without_a_window_gets_no_more() -> None:
 
 
 def test_pauses_grow_and_begin_anew_after_a_success() -> None:
-    world = World(Limits(wait_within=1e6), breaker=Breaker(failures=100))
+    world = World(Limits(wait_within=1e6), breaker=Breaker(BreakerRule(failures=100)))
     world.place.down = True
     send(world.pool, 1)
     world.turn()
@@ -289,7 +289,7 @@ def test_pauses_grow_and_begin_anew_after_a_success() -> None:
 
 
 def test_a_success_closes_the_account_of_failures() -> None:
-    world = World(breaker=Breaker(failures=2), sizes=Sizes(grow_every=0.001))
+    world = World(breaker=Breaker(BreakerRule(failures=2)), sizes=Sizes(grow_every=0.001))
     for round_ in range(3):
         world.place.down = True
         send(world.pool, 1, round_)
@@ -306,7 +306,7 @@ def test_a_success_closes_the_account_of_failures() -> None:
 
 @pytest.mark.parametrize("tries", [1, 3])
 def test_the_breaker_refuses_what_waits(tries: int) -> None:
-    world = World(breaker=Breaker(failures=tries, pause=30.0), sizes=Sizes(grow_every=0.001))
+    world = World(breaker=Breaker(BreakerRule(failures=tries, floor=30.0, base=0.0)), sizes=Sizes(grow_every=0.001))
     world.place.down = True
     send(world.pool, 4)
     world.turn()

@@ -15,8 +15,8 @@ import pytest
 from h2.settings import SettingCodes
 from OpenSSL.crypto import FILETYPE_PEM
 
+from notifier.core.breaker import Breaker, BreakerRule
 from notifier.core.http2 import Answered, Limits, NotAccepting
-from notifier.core.http2.breaker import Breaker
 from notifier.edge.http2.dial import endpoint
 from notifier.edge.http2.pool import Pool, Push, Sizes
 from tests.core.http2.world import APNS, ID, TOKEN
@@ -228,7 +228,7 @@ async def test_the_first_push_goes_alone() -> None:
 async def test_a_server_that_is_down_opens_the_breaker_and_is_found_again() -> None:
     server = PushServer().listen()
     port, told = server.port, Told()
-    pool = make_pool(server, told, breaker=Breaker(failures=3, pause=0.3))
+    pool = make_pool(server, told, breaker=Breaker(BreakerRule(failures=3, floor=0.3, base=0.0)))
     await server.close()
     send(pool, 4)
     await until(lambda: len(told) == 4)
@@ -250,7 +250,7 @@ async def test_a_server_that_says_nothing_costs_waiting_time_and_no_push() -> No
     server, told = PushServer(), Told()
     server.speaks = False
     server.listen()
-    pool = make_pool(server, told, limits, breaker=Breaker(failures=2, pause=60))
+    pool = make_pool(server, told, limits, breaker=Breaker(BreakerRule(failures=2, floor=60, base=0.0)))
     send(pool, 3)
     await until(lambda: len(told) == 3)
     assert set(told.kinds().values()) <= {"Unknown", "Refused"}

@@ -1,0 +1,98 @@
+"""What becomes of the requests of one call to a provider, gathered in their order; and what an operator is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from notifier.core.http2 import Answered, Expired, Refused, Result
+from notifier.core.model import Outcome, Wire
+from notifier.core.outcomes import Answer, not_sent, unanswered
+from notifier.edge.http2.pool import Pool, Push
+
+log = Logger()
+
+REPEAT_SECONDS: Final = 600.0
+
+
+class Batch:
+    """The outcomes of `count` requests, each told once."""
+
+    __slots__ = ("_done", "_left", "_outcomes")
+
+    def __init__(self, count: int) -> None:
+        self._outcomes: list[Any] = [None] * count
+        self._left = count
+        self._done: Deferred[None] | None = None
+
+    def tell(self, index: int, outcome: Outcome) -> None:
+        """What became of the request at `index`."""
+        self._outcomes[index] = outcome
+        self._left -= 1
+        if not self._left and self._done is not None:
+            self._done.callback(None)
+
+    async def outcomes(self) -> Sequence[Outcome]:
+        """All, once the last is told."""
+        if self._left:
+            self._done = Deferred()
+            await self._done
+        return self._outcomes
+
+
+class Job:
+    """Whose a push is: the context of a Push. `renewed`: it was sent again with another token already."""
+
+    __slots__ = ("batch", "index", "renewed")
+
+    def __init__(self, batch: Batch, index: int) -> None:
+        self.batch = batch
+        self.index = index
+        self.renewed = False
+
+    def __repr__(self) -> str:
+        return f"Job({self.index})"
+
+
+Results = list[Result[Push[Job]]]
+
+
+def answer_of(answered: Answered[Push[Job]]) -> Answer:
+    """A response as the tables of outcomes read it."""
+    fields = {name: value for name, value in answered.headers if name in (b"retry-after", b"date")}
+    after, date = fields.get(b"retry-after", b""), fields.get(b"date", b"")
+    return Answer(answered.status, answered.body, after.decode("latin-1"), date.decode("latin-1"))
+
+
+def no_answer(wire: Wire, result: Result[Push[Job]], pool: Pool[Job]) -> Outcome:
+    """What a result without an answer comes to."""
+    if type(result) is Refused or (type(result) is Expired and not result.sent):
+        # Nothing of it was processed. Where nobody could be reached, the lane must hear so: its breaker opens.
+        return not_sent(wire, "refused" if pool.connections and pool.state != "open" else "unreachable")
+    return unanswered(wire, getattr(result, "cause", "timeout"))
+
+
+class Complaints:
+    """Tells an operator what only they can mend: each fault once in ten minutes."""
+
+    def __init__(self, app: str, seconds: Callable[[], float]) -> None:
+        self._app, self._seconds = app, seconds
+        self._told: dict[tuple[int, str], float] = {}
+
+    def hear(self, outcome: Outcome) -> None:
+        """An outcome other than delivered."""
+        if outcome.kind != "config_error":
+            return
+        now, key = self._seconds(), (outcome.status, outcome.reason)
+        if now - self._told.get(key, float("-inf")) < REPEAT_SECONDS:
+            return
+        if len(self._told) >= 100:  # reasons are words from outside
+            self._told.clear()
+        self._told[key] = now
+        log.error(
+            "{provider} refuses app {app}: {status} {reason}; its pushes wait until the set-up is mended",
+            provider=outcome.provider, app=self._app, status=outcome.status, reason=outcome.reason,
+        )  # fmt: skip

@@ -1,0 +1,247 @@
+"""APNs: pushes of one app over HTTP/2, with a provider token or a certificate; production or sandbox by device."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+from msgspec import Struct
+from twisted.internet.defer import Deferred, gatherResults
+
+from notifier.core.apns import HOSTS, PORT, ApnsPush, prepare
+from notifier.core.breaker import Breaker, BreakerRule
+from notifier.core.http2 import Answered, Limits, NotAccepting, Template, constant, secret, varying
+from notifier.core.model import Environment, Outcome
+from notifier.core.outcomes import ACCEPTED, apns, not_sent
+from notifier.core.push import delivery_id
+from notifier.edge.answers import Batch, Complaints, Job, Results, answer_of, no_answer
+from notifier.edge.client_certificate import ClientCertificate
+from notifier.edge.http2.dial import Place, endpoint
+from notifier.edge.http2.pool import Pool, Push, Sizes
+from notifier.edge.provider_tokens import ApnsTokens
+from notifier.ports import Clock, PushRequest
+
+PLACES: Final[Mapping[Environment, Place]] = {
+    "production": Place(HOSTS["production"], PORT),
+    "sandbox": Place(HOSTS["sandbox"], PORT),
+}
+# Apple asks for a PING after a long silence only, and takes one stream until a token has proved good.
+LIMITS: Final = Limits(first_alone=True)
+LIMITS_CERTIFICATE: Final = Limits()
+SLACK: Final = 5.0
+_UNREADABLE: Final = Outcome("drop_message", "apns", 0, "unreadable")
+_EXPIRED: Final = "ExpiredProviderToken"
+
+
+class _Kind(NamedTuple):
+    """What requests of one template have in common."""
+
+    environment: Environment
+    topic: str
+    push_type: str
+    priority: int
+    collapses: bool
+
+
+class _Signed(Template):
+    """A template with the provider token that it sends, empty with a certificate."""
+
+    __slots__ = ("kind", "token")
+
+    def __init__(self, kind: _Kind, authority: str, token: str) -> None:
+        fields = [
+            constant(b":method", b"POST"),
+            constant(b":scheme", b"https"),
+            constant(b":authority", authority.encode()),
+            varying(b":path", b"/3/device/", private=True),
+            constant(b"apns-topic", kind.topic.encode()),
+            constant(b"apns-push-type", kind.push_type.encode()),
+            constant(b"apns-priority", b"%d" % kind.priority),
+            varying(b"apns-id"),
+            varying(b"apns-expiration"),
+        ]
+        if kind.collapses:
+            fields.append(varying(b"apns-collapse-id"))
+        if token:  # a connection is one team's alone, so the token may stand in its table
+            fields.append(secret(b"authorization", b"bearer " + token.encode(), indexed=True))
+        super().__init__(fields)
+        self.kind = kind
+        self.token = token
+
+
+class _Prepared(Struct, frozen=True):
+    """One push for many devices: its kinds by environment are made when they are needed."""
+
+    push: ApnsPush
+    expiration: bytes
+    collapse: bytes
+
+    def kind(self, environment: Environment) -> _Kind:
+        push = self.push
+        return _Kind(environment, push.topic, push.push_type, push.priority, bool(self.collapse))
+
+
+class Apns:
+    """One app at APNs; a `ports.Provider`.
+
+    `access`: its provider tokens or its certificate. `topic`: its bundle id. `now`: s since 1970. Connections are
+    made when there is something to send, and never shared with another app: APNs ties each to one team.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        app: str,
+        topic: str,
+        access: ApnsTokens | ClientCertificate,
+        now: Clock,
+        places: Mapping[Environment, Place] = PLACES,
+        trust: Any = None,
+        limits: Limits | None = None,
+        sizes: Sizes | None = None,
+        breaker: BreakerRule | None = None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._reactor, self._topic, self._now = reactor, topic, now
+        self._tokens = access if isinstance(access, ApnsTokens) else None
+        self._certificate = None if isinstance(access, ApnsTokens) else access.private
+        self._places, self._trust, self._chance = places, trust, chance
+        self._limits = limits or (LIMITS if self._tokens else LIMITS_CERTIFICATE)
+        self._sizes, self._breaker = sizes, breaker or BreakerRule()
+        self._complaints = Complaints(app, reactor.seconds)
+        self._token = ""
+        self._templates: dict[_Kind, _Signed] = {}
+        self.pools: Final[dict[Environment, Pool[Job]]] = {}
+        """Those that were needed so far: for metrics."""
+        self._stopping: Deferred[None] | None = None
+
+    @property
+    def longest(self) -> float:
+        """Seconds that a `send` may take: waiting, an answer, and one more with a new token."""
+        return self._limits.wait_within + 2 * self._limits.answer_within + SLACK
+
+    async def send(self, requests: Sequence[PushRequest]) -> Sequence[Outcome]:
+        """Send; one outcome for each, in order."""
+        batch = Batch(len(requests))
+        self._renew()
+        prepared: dict[int, _Prepared] = {}
+        for index, request in enumerate(requests):
+            push = request.push
+            ready = prepared.get(id(push))
+            if ready is None:
+                try:
+                    ready = prepared[id(push)] = self._prepare(request)
+                except ValueError:  # longer than APNs takes, though without a word in it
+                    batch.tell(index, _UNREADABLE)
+                    continue
+            self._send(batch, index, request, ready)
+        return await batch.outcomes()
+
+    async def stop(self) -> None:
+        """Refuse what waits, let open requests run on, close the connections."""
+        await gatherResults([pool.stop() for pool in self.pools.values()])
+
+    # --- One request ---
+
+    def _prepare(self, request: PushRequest) -> _Prepared:
+        push = prepare(request.push, self._topic)
+        return _Prepared(push, b"%d" % push.expiration, push.collapse_id.encode())
+
+    def _send(self, batch: Batch, index: int, request: PushRequest, ready: _Prepared) -> None:
+        delivery = request.delivery
+        device = delivery.device
+        token = device.token
+        # Values go into the request as they are, and this one has come out of the store.
+        if not (token.isascii() and token.isalnum()):
+            batch.tell(index, _UNREADABLE)
+            return
+        name = delivery_id(delivery.notification, device.id).encode()
+        values: tuple[bytes, ...] = (token.encode(), name, ready.expiration)
+        if ready.collapse:
+            values = (*values, ready.collapse)
+        template = self._template(ready.kind(device.environment))
+        try:
+            self._pool(device.environment).push(Push(Job(batch, index), template, values, ready.push.body))
+        except NotAccepting:
+            batch.tell(index, self._held(device.environment))
+
+    def _held(self, environment: Environment) -> Outcome:
+        pool = self.pools[environment]
+        return not_sent("apns", "unreachable" if pool.state == "open" else "refused")
+
+    def _pool(self, environment: Environment) -> Pool[Job]:
+        pool = self.pools.get(environment)
+        if pool is None:
+            place = self._places[environment]
+            to = endpoint(self._reactor, place.host, place.port, self._trust, self._certificate)
+            pool = self.pools[environment] = Pool(
+                self._reactor,
+                to,
+                partial(self._ended, environment),
+                self._limits,
+                self._sizes,
+                Breaker(self._breaker),
+                self._chance,
+                self._current,
+            )
+        return pool
+
+    # --- Tokens ---
+
+    def _renew(self) -> None:
+        """Once for each call, not for each push."""
+        if self._tokens is None:
+            return
+        token = self._tokens.token()
+        if token != self._token:
+            self._token = token
+            self._templates.clear()
+
+    def _template(self, kind: _Kind) -> _Signed:
+        template = self._templates.get(kind)
+        if template is None:
+            authority = self._places[kind.environment].authority
+            template = self._templates[kind] = _Signed(kind, authority, self._token)
+        return template
+
+    def _current(self, template: Template) -> Template:
+        # One connection must not see an old token after a new one: Apple counts each change.
+        if isinstance(template, _Signed) and template.token is not self._token:
+            return self._template(template.kind)
+        return template
+
+    # --- Answers ---
+
+    def _ended(self, environment: Environment, results: Results) -> None:
+        good = False
+        for result in results:
+            push = result.context
+            job = push.context
+            if type(result) is Answered and result.status == 200:
+                good = good or getattr(push.template, "token", "") is self._token
+                job.batch.tell(job.index, ACCEPTED["apns"])
+                continue
+            pool = self.pools[environment]
+            if type(result) is not Answered:
+                outcome = no_answer("apns", result, pool)
+            else:
+                outcome = apns(answer_of(result), self._now())
+                if outcome.reason == _EXPIRED and self._sent_anew(pool, push, job):
+                    continue
+                self._complaints.hear(outcome)
+            job.batch.tell(job.index, outcome)
+        if good and self._tokens is not None:
+            self._tokens.accepted()
+
+    def _sent_anew(self, pool: Pool[Job], push: Push[Job], job: Job) -> bool:
+        if (
+            self._tokens is None
+            or job.renewed
+            or not self._tokens.refused(getattr(push.template, "token", ""))
+        ):
+            return False
+        self._renew()
+        job.renewed = True
+        return pool.again(push)
