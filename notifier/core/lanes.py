@@ -102,7 +102,10 @@ def parse(entry_id: str, text: str) -> PushEntry | None:
 
 
 class Row(Struct, frozen=True, gc=False):
-    """A row of an inbox as a push finds it; `unread`: of the whole inbox. Only a standing "row" has a record."""
+    """A row of an inbox as a push finds it; only one that still stands ("row") has more than a seq.
+
+    `epoch`: of its place; `record`: as it is stored; `unread`: rows in the whole inbox.
+    """
 
     standing: Standing
     seq: int = 0

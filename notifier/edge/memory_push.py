@@ -9,7 +9,7 @@ from notifier.core.lanes import ALL, Lane, PushEntry, Row
 from notifier.core.model import Device
 from notifier.edge.memory import line_of
 from notifier.edge.memory_state import Box, Dead, DeadToken, ItemError, MemoryServer, Waiting, stream_id
-from notifier.edge.push_store import FOREVER, WAKE_PAGE
+from notifier.edge.push_store import FOREVER, WAKE_PAGE, DeviceMoves
 from notifier.edge.store import Rules
 from notifier.ports import (
     Depth,
@@ -25,23 +25,26 @@ from notifier.ports import (
 )
 
 
-class MemoryDevices:
-    """Everybody's devices (ports.Devices). The steps may be taken one by one, as by a process that dies between."""
+class MemorySteps:
+    """The steps of a token's way to a person (push_store.DeviceSteps)."""
 
     def __init__(self, server: MemoryServer, rules: Rules) -> None:
         self.server, self.rules = server, rules
 
-    def claim(self, user: str, device: Device, how: str) -> tuple[str, bool]:
-        """The token is this user's now: whose it was ("" = nobody's), and whether it is."""
+    async def claim(self, user: str, device: Device, how: str) -> tuple[str, bool]:
+        """The token is this user's now: who had it before ("" = nobody), and whether it is."""
         with self.server.step():
-            before, registered = self.server.owners.get(device.id, ("", -1))
-            if how == "newer" and before not in ("", user) and registered >= device.registered:
-                return before, False
-            if before != user or registered < device.registered:
-                self.server.owners.put(device.id, (user, device.registered))
+            owner, registered, before = self.server.owners.get(device.id, ("", -1, ""))
+            if how == "newer" and owner not in ("", user) and registered >= device.registered:
+                return owner, False
+            if owner != user:
+                before = owner
+            elif registered >= device.registered:
+                return before, True
+            self.server.owners.put(device.id, (user, device.registered, before))
             return before, True
 
-    def add(self, user: str, device: Device) -> list[Device]:
+    async def add(self, user: str, device: Device) -> list[Device]:
         """Into the person's list; who had to go for it."""
         with self.server.step():
             found = dict(self.server.devices.get(user) or {})
@@ -53,43 +56,30 @@ class MemoryDevices:
             self.server.devices.put(user, found)
             return gone
 
-    def remove(self, user: str, device: str, before: int = FOREVER) -> list[Device]:
+    async def remove(self, user: str, device: str, before: int = FOREVER) -> list[Device]:
         """Off the person's list, if it was registered before (ms); what was removed."""
         with self.server.step():
             gone = take_off(self.server, user, device, before)
             return [gone] if gone is not None else []
 
-    def release(self, user: str, devices: Sequence[Device]) -> None:
+    async def release(self, user: str, devices: Sequence[Device]) -> None:
         """Tokens that this user had are nobody's, unless they have been claimed since."""
         for one in devices:
             with self.server.step():
                 release(self.server, user, one)
 
-    async def register(self, user: str, device: Device) -> bool:
-        """The device is this person's now, and nobody else's; False: somebody else has registered it meanwhile."""
-        return self._bring(user, device, "always")
+    async def owners(self, devices: Sequence[str]) -> list[str]:
+        """Whose these devices are, "" = nobody's."""
+        with self.server.step():
+            return [self.server.owners.get(device, ("", 0, ""))[0] for device in devices]
 
-    async def restore(self, user: str, device: Device) -> bool:
-        """The same for a device out of a file; False too if somebody else has registered it since."""
-        return self._bring(user, device, "newer")
 
-    def _bring(self, user: str, device: Device, how: str) -> bool:
-        before, won = self.claim(user, device, how)
-        if not won:
-            return False
-        if before not in ("", user):
-            self.remove(before, device.id)
-        self.release(user, self.add(user, device))
-        if self.server.owners.get(device.id, (user, 0))[0] != user:
-            self.remove(user, device.id, device.registered + 1)
-            return False
-        return True
+class MemoryDevices(DeviceMoves):
+    """Everybody's devices (ports.Devices)."""
 
-    async def unregister(self, user: str, device: str) -> bool:
-        """Take a device (by its id) off this person's list; False: it was not there."""
-        gone = self.remove(user, device)
-        self.release(user, gone)
-        return bool(gone)
+    def __init__(self, server: MemoryServer, rules: Rules) -> None:
+        super().__init__(MemorySteps(server, rules))
+        self.server = server
 
     async def of(self, user: str) -> tuple[Device, ...]:
         """A person's devices, those registered longest ago first."""
@@ -161,7 +151,7 @@ class MemoryPushes:
             return Looked(entry, row)
         found = _ordered((self.server.devices.get(entry.user) or {}).values())
         meant = [one for one in found if lane_of(one) == self.lane and entry.device in ("", one.id)]
-        whose = [(one, self.server.owners.get(one.id, ("", 0))[0]) for one in meant]
+        whose = [(one, self.server.owners.get(one.id, ("", 0, ""))[0]) for one in meant]
         own = tuple(one for one, owner in whose if owner == entry.user)
         strangers = tuple(one for one, owner in whose if owner not in (entry.user, ""))
         return Looked(entry, row, own, strangers)
@@ -305,7 +295,7 @@ def take_off(server: MemoryServer, user: str, device: str, before: int) -> Devic
 
 
 def release(server: MemoryServer, user: str, device: Device) -> None:
-    if server.owners.get(device.id) == (user, device.registered):
+    if server.owners.get(device.id, ("", 0, ""))[:2] == (user, device.registered):
         server.owners.cut(device.id)
 
 

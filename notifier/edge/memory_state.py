@@ -275,7 +275,8 @@ class MemoryServer:
         self.alive: Table[tuple[int, str], Lasting[bool]] = Table(self)
         self.revoked: Table[str, Lasting[int]] = Table(self)
         self.devices: Table[str, dict[str, Device]] = Table(self)
-        self.owners: Table[str, tuple[str, int]] = Table(self)  # device -> (user, registered)
+        # device -> (user, registered, who had it before)
+        self.owners: Table[str, tuple[str, int, str]] = Table(self)
         self.waiting: Table[tuple[str, str, str, str], Waiting] = Table(
             self
         )  # tag, user, notification, device

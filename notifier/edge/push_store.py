@@ -2,7 +2,7 @@
 one slot; whose a token is lies in the token's own, and is asked for in between."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 from twisted.internet.defer import Deferred, gatherResults
@@ -36,8 +36,63 @@ FOREVER: Final = 2**53  # ms: no device was registered later
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class DeviceSteps:
-    """The steps in which a token goes to a person, each in the slot of its own keys (lua/device.lua)."""
+class DeviceSteps(Protocol):
+    """The steps in which a token goes to a person: each is atomic, all together are not."""
+
+    def claim(self, user: str, device: Device, how: str) -> Awaitable[tuple[str, bool]]:
+        """The token is this user's now: who had it before ("" = nobody), and whether it is. how: always | newer."""
+
+    def add(self, user: str, device: Device) -> Awaitable[list[Device]]:
+        """Into the person's list; who had to go for it."""
+
+    def remove(self, user: str, device: str, before: int = FOREVER) -> Awaitable[list[Device]]:
+        """Off the person's list, if it was registered before (ms); what was removed."""
+
+    def release(self, user: str, devices: Sequence[Device]) -> Awaitable[None]:
+        """Tokens that this user had are nobody's, unless they have been claimed since."""
+
+    def owners(self, devices: Sequence[str]) -> Awaitable[list[str]]:
+        """Whose these devices are, "" = nobody's."""
+
+
+class DeviceMoves:
+    """What comes and goes in steps; whoever dies between two of them leaves a device that gets nothing until its app
+    registers again, never one that gets what is another's: with the first step the token has left its last owner."""
+
+    def __init__(self, steps: DeviceSteps) -> None:
+        self.steps = steps
+
+    async def register(self, user: str, device: Device) -> bool:
+        """The device is this person's now, and nobody else's; False: somebody else has registered it meanwhile."""
+        return await self._bring(user, device, "always")
+
+    async def restore(self, user: str, device: Device) -> bool:
+        """The same for a device out of a file; False too if somebody else has registered it since."""
+        return await self._bring(user, device, "newer")
+
+    async def _bring(self, user: str, device: Device, how: str) -> bool:
+        steps = self.steps
+        before, won = await steps.claim(user, device, how)
+        if not won:
+            return False
+        if before not in ("", user):
+            await steps.remove(before, device.id)
+        await steps.release(user, await steps.add(user, device))
+        (owner,) = await steps.owners([device.id])
+        if owner not in ("", user):
+            await steps.remove(user, device.id, device.registered + 1)
+            return False
+        return True
+
+    async def unregister(self, user: str, device: str) -> bool:
+        """Take a device (by its id) off this person's list; False: it was not there. Another's stays."""
+        gone = await self.steps.remove(user, device)
+        await self.steps.release(user, gone)
+        return bool(gone)
+
+
+class RedisSteps:
+    """The steps over Redis, each in the slot of its own keys (lua/device.lua)."""
 
     def __init__(self, calls: Connection, scripts: Scripts, rules: Rules) -> None:
         self.calls, self.scripts, self.rules = calls, scripts, rules
@@ -52,7 +107,7 @@ class DeviceSteps:
         return keys.owner(device, self.rules.shards)
 
     async def claim(self, user: str, device: Device, how: str) -> tuple[str, bool]:
-        """The token is this user's now: whose it was ("" = nobody's), and whether it is."""
+        """The token is this user's now: who had it before ("" = nobody), and whether it is."""
         before, won = await self._run(self._owner(device.id), "claim", user, device.registered, how)
         return before.decode(), bool(won)
 
@@ -89,42 +144,12 @@ class DeviceSteps:
         return [found[device] for device in devices]
 
 
-class RedisDevices:
+class RedisDevices(DeviceMoves):
     """Everybody's devices (ports.Devices)."""
 
     def __init__(self, calls: Connection, scripts: Scripts, rules: Rules) -> None:
+        super().__init__(RedisSteps(calls, scripts, rules))
         self.calls, self.rules = calls, rules
-        self.steps = DeviceSteps(calls, scripts, rules)
-
-    async def register(self, user: str, device: Device) -> bool:
-        """The device is this person's now, and nobody else's; False: somebody else has registered it meanwhile."""
-        return await self._bring(user, device, "always")
-
-    async def restore(self, user: str, device: Device) -> bool:
-        """The same for a device out of a file; False too if somebody else has registered it since."""
-        return await self._bring(user, device, "newer")
-
-    async def _bring(self, user: str, device: Device, how: str) -> bool:
-        # Whoever dies between two of these steps leaves a device that gets nothing, until its app registers again;
-        # never one that gets what is another's: before the first step the token has left its last owner.
-        steps = self.steps
-        before, won = await steps.claim(user, device, how)
-        if not won:
-            return False
-        if before not in ("", user):
-            await steps.remove(before, device.id)
-        await steps.release(user, await steps.add(user, device))
-        (owner,) = await steps.owners([device.id])
-        if owner not in ("", user):
-            await steps.remove(user, device.id, device.registered + 1)
-            return False
-        return True
-
-    async def unregister(self, user: str, device: str) -> bool:
-        """Take a device (by its id) off this person's list; False: it was not there."""
-        gone = await self.steps.remove(user, device)
-        await self.steps.release(user, gone)
-        return bool(gone)
 
     async def of(self, user: str) -> tuple[Device, ...]:
         """A person's devices, those registered longest ago first."""
@@ -155,7 +180,7 @@ class RedisPushes:
         self.calls, self.scripts, self.rules = calls, scripts, rules
         self.tagged, self.lane, self.consumer = keys.tag(shard), lane, consumer
         self.stream = keys.pushes(self.tagged, lane)
-        self.steps = DeviceSteps(calls, scripts, rules)
+        self.steps = RedisSteps(calls, scripts, rules)
         self.wait, self.ring = wait, ring
 
     async def create(self) -> None:
@@ -310,10 +335,10 @@ def _pushes(entries: Sequence[Any], lost: Sequence[bytes], after: str) -> Pushes
 def _looked(entry: PushEntry, answer: Any, people: Any) -> tuple[PushEntry, Row, list[Device]]:
     standing, seq, record, number = answer
     birth, run, unread, flat = people[number - 1]
-    row = Row(standing.decode(), seq, f"{birth.decode()}.{run.decode()}", record.decode(), unread)
-    devices = _devices(flat)
-    meant = [one for one in devices if entry.device in ("", one.id)]
-    return entry, row, meant if row.standing == "row" else []
+    if standing != b"row":
+        return entry, Row(standing.decode(), seq), []
+    row = Row("row", seq, f"{birth.decode()}.{run.decode()}", record.decode(), unread)
+    return entry, row, [one for one in _devices(flat) if entry.device in ("", one.id)]
 
 
 def _devices(flat: Sequence[bytes]) -> list[Device]:

@@ -11,6 +11,7 @@ from notifier.core.gate import Gate, GateRule
 from notifier.core.intake import REASONS
 from notifier.core.lanes import BURIALS, Lane
 from notifier.core.model import Delivery, Device, Outcome
+from notifier.edge.push_store import DeviceMoves, DeviceSteps
 from notifier.metrics import Metrics
 from notifier.ports import PushRequest
 from notifier.sending import Due, Looks, Sender, labels
@@ -58,9 +59,10 @@ class Process:
 
     def __init__(
         self, world: World, provider: FakeProvider, lane: Lane = APNS, name: str = "one", rule: GateRule | None = None,
+        shard: int = 0,
     ) -> None:  # fmt: skip
         self.world, self.provider = world, provider
-        self.log = world.pushes(lane, name)
+        self.log = world.pushes(lane, name, shard)
         self.metrics = Metrics({"dead_letters": (*REASONS, *BURIALS, "handover"), **labels([APNS, FCM])})
         self.gate = Gate(rule or GateRule(), self.clock())
         self.reports: list[str] = []
@@ -68,7 +70,7 @@ class Process:
             self.log, lane, self.gate, provider, world.devices(), Looks(), self.metrics, self.clock,
             lambda: 0.5, self.reports.append,
         )  # fmt: skip
-        self.due = Due(world.due(), self.metrics)
+        self.due = Due(world.due(shard), self.metrics)
 
     def clock(self) -> float:
         return self.world.now() / 1000
@@ -88,6 +90,13 @@ def begin(work: Awaitable[object]) -> Deferred[object]:
         return await work
 
     return Deferred.fromCoroutine(run())
+
+
+def steps(world: World) -> DeviceSteps:
+    """The steps of a token's way, to be taken one by one."""
+    devices = world.devices()
+    assert isinstance(devices, DeviceMoves)
+    return devices.steps
 
 
 async def enlist(world: World, user: str, devices: Iterable[Device]) -> None:

@@ -184,7 +184,7 @@ class MemoryWorld(World):
         return list(self.server.dead_tokens.get(TAG, ()))
 
     async def owner(self, device: str) -> str:
-        return self.server.owners.get(device, ("", 0))[0]
+        return self.server.owners.get(device, ("", 0, ""))[0]
 
     async def ear(self, incarnation: str = "one") -> Ear:
         bus = MemoryBus(self.server, self.rules.shards, incarnation)
@@ -460,20 +460,28 @@ def intake() -> Intake:
 PUSHES = {"comment": Rule("always", 3_600_000), "follow": Rule("offline", 3_600_000)}  # likes: no phone
 
 
-def backlog(world: World, most: int = 100, tries: int = 3) -> Backlog:
-    return Backlog(intake(), TAG, world.rules.buckets, most=most, tries=tries, pushes=PUSHES)
+def backlog(world: World, most: int = 100, tries: int = 3, shard: int = 0) -> Backlog:
+    return Backlog(intake(), keys.tag(shard), world.rules.buckets, most=most, tries=tries, pushes=PUSHES)
 
 
 class Reader:
     """A process that reads the shard, as the pipeline drives it."""
 
-    def __init__(self, world: World, incarnation: str = "one", most: int = 100, tries: int = 3) -> None:
+    def __init__(
+        self, world: World, incarnation: str = "one", most: int = 100, tries: int = 3, shard: int = 0
+    ) -> None:
         self.world, self.reports = world, list[str]()
-        self.log = world.log(incarnation)
+        self.stream = keys.events(shard, world.rules.shards)
+        self.log = world.log(incarnation, self.stream, keys.tag(shard))
         labels = {"dead_letters": (*REASONS, "no_event", "handover")}
         self.metrics = Metrics(labels)
         self.fanout = Fanout(
-            self.log, backlog(world, most, tries), self.metrics, time.monotonic, self.reports.append, 15.0
+            self.log,
+            backlog(world, most, tries, shard),
+            self.metrics,
+            time.monotonic,
+            self.reports.append,
+            15.0,
         )
 
     async def run(self) -> None:
@@ -493,7 +501,7 @@ class Reader:
     async def deliver(self, *events: bytes) -> None:
         """Append, and read until all is done."""
         for raw in events:
-            await self.world.append(raw)
+            await self.world.append(raw, stream=self.stream)
         await self.run()
 
 

@@ -1,26 +1,33 @@
 -- device: one step of a token's way to a person, each in the slot of its own keys. KEYS: the owner of the token, or a
 -- person's devices. ARGV: step, then
 --   claim, user, registered, always | newer: the token is this user's now; newer: unless somebody else has it since
---   that time or a later one. Returns {who it belonged to or "", 1 = it is this user's, 0 = it is not}
+--   that time or a later one. Returns {who had it before or "", 1 = it is this user's, 0 = it is not}
 --   release, user, registered: the same taken back, if nobody has claimed it since; returns 1 | 0
 --   add, id, line, limit: into the person's devices; returns {ids and lines of those that had to go}
 --   remove, id, before: out of them, if registered before (ms); returns the line that went, ""
 local step, key = ARGV[1], KEYS[1]
+-- "<version> <user> <registered> <who had it before, or ->". The last stays, so that a repeat after a crash still finds
+-- from whose list the token must go.
+local function owner_of(value)
+  local user, registered, before = string.match(value or '', '^1 (%S+) (%d+) (%S+)$')
+  return user, tonumber(registered), before ~= '-' and before or ''
+end
+
 if step == 'claim' then
-  local owner = redis.call('GET', key)
-  local user, registered = string.match(owner or '', '^1 (%S+) (%d+)$')
+  local user, registered, before = owner_of(redis.call('GET', key))
   -- Between people the order of the calls decides: their clocks may differ, and a phone must not stay with who had
   -- it before. Only what is brought back from a file has to give way.
-  if ARGV[4] == 'newer' and user and user ~= ARGV[2] and tonumber(registered) >= tonumber(ARGV[3]) then
-    return {user, 0}
+  if ARGV[4] == 'newer' and user and user ~= ARGV[2] and registered >= tonumber(ARGV[3]) then return {user, 0} end
+  if user ~= ARGV[2] then
+    before = user or ''
+  elseif registered >= tonumber(ARGV[3]) then
+    return {before, 1}  -- of two registrations by one person the later one counts, in whichever order they come
   end
-  -- never back: of two registrations by one person the later one counts, in whichever order they come
-  if user ~= ARGV[2] or tonumber(registered) < tonumber(ARGV[3]) then
-    redis.call('SET', key, '1 ' .. ARGV[2] .. ' ' .. ARGV[3])
-  end
-  return {user or '', 1}
+  redis.call('SET', key, '1 ' .. ARGV[2] .. ' ' .. ARGV[3] .. ' ' .. (before == '' and '-' or before))
+  return {before, 1}
 elseif step == 'release' then
-  if redis.call('GET', key) ~= '1 ' .. ARGV[2] .. ' ' .. ARGV[3] then return 0 end
+  local user, registered = owner_of(redis.call('GET', key))
+  if user ~= ARGV[2] or registered ~= tonumber(ARGV[3]) then return 0 end
   return redis.call('DEL', key)
 elseif step == 'remove' then
   local line = redis.call('HGET', key, ARGV[2])

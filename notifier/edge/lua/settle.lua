@@ -68,8 +68,8 @@ local function forget(user, device, before, reason)
          'reason', reason)
     trim_after(dead, ARGV[7])
   end
-  drop_devices(key, devices_of(key), {device})
   forgotten[#forgotten + 1] = {user, device, line}
+  drop_devices(key, devices_of(key), {device})
 end
 
 local function bury(entry, user, nid, text, device, reason, detail)

@@ -18,8 +18,8 @@ if #found > 0 then
       rung[lane] = true
     end
     if user then  -- else a newer process has put it there, and knows what it means
+      redis.call('HDEL', LATER, name)  -- before ZREM: what is left in `due` alone is found and removed here
       redis.call('ZREM', DUE, name)
-      redis.call('HDEL', LATER, name)
       moved = moved + 1
     end
   end

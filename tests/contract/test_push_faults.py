@@ -1,0 +1,219 @@
+"""An error after every call of every script of phones, then the same again without: nothing is lost, nothing sent twice
+that was settled, and the end is as if nothing had happened."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from notifier.core import keys
+from notifier.core.lanes import BURIALS
+from notifier.core.model import Delivery, Outcome
+from notifier.edge.redis import ReplyError, load_script
+from notifier.edge.store import Scripts
+from tests import reactor
+from tests.contract.conftest import opened
+from tests.contract.phones import (
+    APNS,
+    DOWN,
+    FCM,
+    GONE,
+    OK,
+    WRONG,
+    FakeProvider,
+    Process,
+    enlist,
+    phone,
+    steps,
+)
+from tests.contract.test_faults import inject
+from tests.contract.world import TAG, Reader, RedisWorld, event, people
+from tests.servers import Valkey
+
+U, V = people(2)
+FINE, BUSY, DEAD, BAD, MOVED, OTHER = (
+    *(phone(name, registered=n) for n, name in enumerate(("fine", "busy", "dead", "bad", "moved"), 1)),
+    phone("other", FCM),
+)
+ANSWERS = {FINE.id: OK, BUSY.id: DOWN, DEAD.id: GONE, BAD.id: WRONG}
+
+Act = Callable[["Fragile"], Awaitable[object]]
+Arm = Callable[[], Awaitable[object]]
+
+
+class Fragile(RedisWorld):
+    """at: when the events of all runs happened, ms."""
+
+    at = 0
+    provider: FakeProvider
+
+
+@pytest.fixture
+def fragile(valkey: Valkey) -> Iterator[Fragile]:
+    world = opened(valkey, Fragile)
+    yield world
+    reactor.run(world.close())
+
+
+async def state(world: Fragile) -> dict[str, Any]:
+    """All that a run leaves behind, in a form that two runs can be compared in. Doubles are one: see wake.lua."""
+    lanes = {}
+    for lane in (APNS, FCM):
+        log = world.pushes(lane, "afterwards")
+        await log.create()
+        left = (await log.claim(0, 100, "")).entries + (await log.read(100)).entries
+        lanes[str(lane)] = {msgspec.structs.replace(one, id="", deadline=0) for one in left}
+    devices = {user: await world.calls.call("HGETALL", keys.devices(user, 1)) for user in (U, V)}
+    every = (FINE, BUSY, DEAD, BAD, MOVED, OTHER)
+    return {
+        "lanes": lanes,
+        "devices": {user: sorted(zip(flat[::2], flat[1::2], strict=True)) for user, flat in devices.items()},
+        "owners": [await world.owner(one.id) for one in every],
+        "waiting": set(await world.waiting()),
+        "letters": {
+            reason: {(x.to, x.source, x.device) for x in await world.letters(reason)} for reason in BURIALS
+        },
+        "dead": {one.device.id for one in await world.dead_tokens()},
+    }
+
+
+async def again(call: Callable[[], Awaitable[object]]) -> object:
+    """What every caller does when a script has failed."""
+    try:
+        return await call()
+    except ReplyError as error:
+        assert "injected" in str(error)
+        return await call()
+
+
+def answer(delivery: Delivery) -> Outcome:
+    return ANSWERS[delivery.device.id]
+
+
+async def prepare(world: Fragile) -> None:
+    await enlist(world, U, [FINE, BUSY, DEAD, BAD, MOVED, OTHER])
+    world.provider = FakeProvider(lambda one: ANSWERS[one.device.id])
+
+
+async def to_rest(process: Process) -> None:
+    """A loop that goes on after an error, as edge.loop does."""
+    for _ in range(50):
+        try:
+            if not await process.sender.once():
+                return
+        except ReplyError as error:
+            assert "injected" in str(error)
+            process.sender.drop()
+    raise AssertionError("the sender does not come to rest")
+
+
+async def hand_over(world: Fragile, arm: Arm) -> object:
+    await arm()
+    await Reader(world).deliver(
+        event("comment", to=[U, V], eid="c", at=world.at),
+        event("follow", to=U, eid="f", at=world.at),
+        event("like", to=U, eid="l", at=world.at),
+    )
+    return await world.calls.call("XPENDING", world.stream, keys.GROUP)
+
+
+async def send(world: Fragile, arm: Arm) -> object:
+    """One entry whose devices fare each in its own way, one that was retracted, one whose row is gone."""
+    world.use(cap=2)
+    await Reader(world).deliver(
+        event("comment", to=U, eid="gone", at=world.at, thing="1"),
+        event("comment", to=U, eid="back", at=world.at, thing="2"),
+        event("comment", to=U, eid="c", at=world.at, thing="3"),
+        event("comment", to=U, eid="d", at=world.at, thing="4"),
+        event("uncomment", to=U, eid="x", at=world.at + 1, thing="4"),
+    )
+    await steps(world).claim(V, MOVED, "always")
+    process = Process(world, world.provider)
+    await arm()
+    await to_rest(process)
+    pending = await world.calls.call("XPENDING", keys.pushes(TAG, APNS), keys.GROUP)
+    return pending[0], sorted(world.provider.told())
+
+
+async def wake(world: Fragile, arm: Arm) -> object:
+    await Reader(world).deliver(event("comment", to=U, eid="c", at=world.at))
+    world.provider.answer = lambda _: DOWN
+    await to_rest(Process(world, world.provider))
+    await world.hurry()
+    await arm()
+    await again(world.due().wake)
+    return (await world.due().wake()).left
+
+
+async def claim(world: Fragile, arm: Arm) -> object:
+    await arm()
+    return await again(lambda: steps(world).claim(V, FINE, "always"))
+
+
+async def add(world: Fragile, arm: Arm) -> object:
+    world.use(devices=3)
+    await arm()
+    await again(lambda: steps(world).add(U, phone("new", registered=99)))
+    return sorted(one.id for one in await world.devices().of(U))
+
+
+async def remove(world: Fragile, arm: Arm) -> object:
+    await arm()
+    await again(lambda: steps(world).remove(U, BAD.id))
+    await again(lambda: steps(world).remove(U, OTHER.id))
+    return [one.id for one in await world.devices().of(U)]
+
+
+async def release(world: Fragile, arm: Arm) -> object:
+    await arm()
+    return await again(lambda: steps(world).release(U, [FINE]))
+
+
+# by name: which script fails, in what, and how many calls of it there are at least
+ACTS: dict[str, tuple[str, Callable[[Fragile, Arm], Awaitable[object]], int]] = {
+    "handover": ("handover", hand_over, 30),
+    "look": ("look", send, 8),
+    "settle": ("settle", send, 30),
+    "wake": ("wake", wake, 10),
+    "claim": ("device", claim, 2),
+    "add": ("device", add, 3),
+    "remove": ("device", remove, 4),
+    "release": ("device", release, 2),
+}
+
+
+async def run(world: Fragile, name: str, after: int) -> tuple[object, dict[str, Any], bool]:
+    """One run with an error after so many calls (0: none). The answer, what is left, and whether the error came."""
+    await world.calls.call("FLUSHALL")
+    world.use(cap=100, devices=50)
+    world.scripts = Scripts()
+    await prepare(world)
+    script, act, _ = ACTS[name]
+    setattr(world.scripts, script, load_script(script, inject))
+
+    async def arm() -> None:
+        if after:
+            await world.calls.call("SET", "fault", after)
+
+    done = await act(world, arm)
+    came = after > 0 and not await world.calls.call("DEL", "fault")
+    return done, await state(world), came
+
+
+@pytest.mark.parametrize("name", ACTS)
+async def test_an_error_anywhere_leaves_what_a_repeat_completes(fragile: Fragile, name: str) -> None:
+    fragile.at = fragile.now() - 60_000
+    expected_answer, expected, _ = await run(fragile, name, 0)
+    after = 0
+    while True:
+        done, found, came = await run(fragile, name, after + 1)
+        assert (after + 1, done) == (after + 1, expected_answer)
+        for part, value in found.items():
+            assert (after + 1, part, value) == (after + 1, part, expected[part])
+        if not came:
+            break
+        after += 1
+    assert after >= ACTS[name][2], f"only {after} calls were reached"
