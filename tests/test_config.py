@@ -106,7 +106,9 @@ def test_what_stands_for_other_settings_is_a_good_setting_too(read: Callable[...
 
 def _files(table: Mapping[str, Any], read: Config) -> Mapping[str, Any]:
     """The paths that came back absolute."""
-    found = msgspec.structs.asdict(read.apps["photos"].apns)
+    apns = read.apps["photos"].apns
+    assert apns is not None
+    found = msgspec.structs.asdict(apns)
     return {name: found[name] for name in table if name.endswith("_file")}
 
 

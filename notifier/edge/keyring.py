@@ -62,7 +62,7 @@ def load(keys: Sequence[tuple[str, str, str | Path]], jwks_file: str | Path | No
             faults.append(Fault(str(file), f"key {kid!r} {refusal}"))
     if jwks_file is not None:
         try:
-            found += [(str(jwks_file), key) for key in read_jwks(_read(Path(jwks_file)), str(jwks_file))]
+            found += [(str(jwks_file), key) for key in read_jwks(read(Path(jwks_file)), str(jwks_file))]
         except FileRefused as refusal:
             faults.append(Fault(str(jwks_file), str(refusal)))
         except KeyringError as error:
@@ -223,7 +223,9 @@ def secret_check(data: bytes) -> Check:
     secret = data.strip()
     if secret.startswith((b"-----BEGIN ", b"ssh-", b"ecdsa-sha2-")) or b"-----BEGIN " in secret:
         # RFC 8725 section 2.1: what others may know (a public key) must never key an HMAC.
-        raise FileRefused("is a key file in PEM or SSH form, not an HS256 secret; set the algorithm it is for")
+        raise FileRefused(
+            "is a key file in PEM or SSH form, not an HS256 secret; set the algorithm it is for"
+        )
     if len(secret) < MIN_SECRET_BYTES:
         advice = f"HS256 needs {MIN_SECRET_BYTES} or more: openssl rand -base64 48"
         raise FileRefused(f"is a secret of {len(secret)} bytes; {advice}")
