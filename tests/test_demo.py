@@ -35,6 +35,7 @@ PARTS = {
     "api": "http://127.0.0.1:{}",
     "admin": "http://127.0.0.1:{}",
     "page": "http://127.0.0.1:{}/",
+    "sandbox": "http://127.0.0.1:{}/",
 }
 LIKE = {"type": "like", "actor": {"id": "ana"}, "to": ["7"], "object": {"type": "photo", "id": "99"}}
 
