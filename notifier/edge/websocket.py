@@ -376,7 +376,9 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         )  # fmt: skip
         # Autobahn copies the options named in CONFIG_ATTRS to every instance; here they are the class's.
         options = {name: getattr(self, name) for name in Handshake.CONFIG_ATTRS}
-        self._handshake: Any = type("Handshake", (Handshake,), {**options, "CONFIG_ATTRS": ()})
+        # some are functions, which a class would make its methods
+        kept = {name: staticmethod(value) if callable(value) else value for name, value in options.items()}
+        self._handshake: Any = type("Handshake", (Handshake,), {**kept, "CONFIG_ATTRS": ()})
 
     def adopt(self, limits: Limits, leeway: int) -> None:
         """Use these from now on. An open connection keeps the size of its messages until its next token."""
