@@ -139,14 +139,19 @@ class Made(Struct, frozen=True):
     expires: float = 0.0
 
 
-def build(reactor: Any, config: Config, lane: Lane) -> Made:
-    """The provider of a lane, which connects once there is something to send. Raises CredentialError."""
+def build(reactor: Any, config: Config, lane: Lane, *, validate_only: bool = False) -> Made:
+    """The provider of a lane, which connects once there is something to send. Raises CredentialError.
+
+    `validate_only`: FCM looks at messages and delivers none.
+    """
     app = config.apps[lane.app]
     table = app.apns if lane.provider == "apns" else app.fcm or app.gcm
     assert table is not None, f"{lane} is no lane of this configuration"
     name = type(table).__name__.lower()
     try:
         made = _BUILDERS[type(table)](reactor, lane.app, table, config.push)
+        if validate_only and isinstance(made.link, Fcm):
+            made.link.validate_only = True
     except CredentialError as error:
         problem = f"apps.{lane.app}.{name}: {error}"
     else:
