@@ -26,6 +26,7 @@ from wsproto.events import AcceptConnection, CloseConnection, Request, TextMessa
 
 from notifier.cli.page_server import FILES
 from notifier.edge.embedded import HOST, EmbeddedServer
+from tests.daemon import wait_until
 from tests.servers import Valkey, missing
 
 NOTIFIER = (sys.executable, "-c", "from notifier.cli.main import main; main()")
@@ -263,7 +264,7 @@ def test_an_event_reaches_the_persons_phones_too(shared: Running) -> None:
         said = ask(f"{endpoints['sandbox']}devices?tokens={','.join(named.values())}")[2]
         return [phone for phone in json.loads(said)["devices"] if phone["shown"]]
 
-    wait_until(lambda: len(shown()) == 2, 20)
+    wait_until(lambda: len(shown()) == 2, 20, "the phones show nothing")
 
 
 def test_the_page_mints_tokens_that_work(shared: Running) -> None:
