@@ -231,6 +231,7 @@ class Judged(Struct, frozen=True, gc=False):
 class Settlement(Struct, frozen=True):
     """What becomes of one entry. `results`: by device. `strangers`: to be taken off this person's list.
 
+    A device that is to be forgotten, and was registered anew meanwhile, is tried again instead.
     `buried`: why the whole entry goes to the dead letters, with `detail`. `run`: under which its row was read.
     """
 

@@ -220,26 +220,34 @@ class Sender:
         why = lanes.buried(looked.row, looked.entry.deadline, now.ms)
         if why is not None:
             plan.buried, plan.detail = why
-            return plan
-        if looked.row.standing != "row":
-            return plan
+        elif looked.row.standing == "row":
+            try:
+                self._ask(plan, now)
+            except Exception as error:  # a bug of ours must not stop everybody behind this entry
+                self.metrics.push_bugs += 1
+                plan = _Plan(looked)
+                plan.buried, plan.detail = "bug", f"{type(error).__name__}: {error}"[:500]
+        return plan
+
+    def _ask(self, plan: _Plan, now: Moment) -> None:
+        """What to ask the provider for, and what is held back."""
+        looked = plan.looked
         try:
             told = self._told(looked)
         except ValueError as error:
             plan.buried, plan.detail = "unreadable", f"the row in the inbox: {error}"[:500]
-            return plan
+            return
         pushes: dict[str, Push] = {}
         for device in looked.devices:
             delivery = looked.entry.delivery(device, looked.row.seq)
-            held = self.gate.hold(delivery, now, self.chance())
-            if held is not None:
-                plan.results.append(Judged(delivery, held))
-                continue
             push = pushes.get(device.locale)
             if push is None:
                 push = pushes[device.locale] = self._compose(told, looked, device.locale)
-            plan.asked.append(PushRequest(delivery, push))
-        return plan
+            held = self.gate.hold(delivery, now, self.chance())
+            if held is None:
+                plan.asked.append(PushRequest(delivery, push))
+            else:
+                plan.results.append(Judged(delivery, held))
 
     def _told(self, looked: Looked) -> Notification:
         row = looked.row

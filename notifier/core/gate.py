@@ -15,7 +15,11 @@ _DETAILS: Final[dict[_Held, str]] = {
     "suspended": "too many tokens were called bad at once: nothing is sent until the set-up is right again",
     "expired": "the provider could not be reached, or asked for a pause, until the deadline",
 }
-SOON: Final = 1.0  # s until what may not be sent now is looked at again, and as much again by chance
+SOON: Final = (1.0, 1.0)  # s until what may not be sent now is looked at again, and so much more by chance
+SPENT: Final = (
+    10.0,
+    20.0,
+)  # the same where there are too many retries: each look at one costs as much as a send
 
 
 class GateRule(Struct, frozen=True):
@@ -75,25 +79,18 @@ class Gate:
 
     def hold(self, delivery: Delivery, now: Moment, chance: float) -> Verdict | None:
         """Why this is not sent now, as what to do with it instead; None: send it, and tell the outcome."""
-        guard = self.guards[delivery.device.environment]
-        resumes = guard.resumes(now.steady)
+        resumes = self.guards[delivery.device.environment].resumes(now.steady)
         if resumes > now.steady:
-            return self._postponed(delivery, now, resumes - now.steady, chance, "suspended")
+            return _postponed(delivery, now, resumes, chance, SOON, "suspended")
         again = delivery.tries or delivery.free or delivery.doubts
         if again and not self.budget.retry(now.steady):
-            return self._postponed(delivery, now, SOON, chance, "expired")
+            return _postponed(delivery, now, now.steady, chance, SPENT, "expired")
         if not self.breaker.allows(now.steady):
-            until = self.breaker.until or now.steady
-            return self._postponed(delivery, now, max(SOON, until - now.steady), chance, "expired")
+            until = max(now.steady, self.breaker.until or 0.0)
+            return _postponed(delivery, now, until, chance, SOON, "expired")
         if not again:
             self.budget.first()
         return None
-
-    def _postponed(
-        self, delivery: Delivery, now: Moment, delay: float, chance: float, reason: _Held
-    ) -> Verdict:
-        at = now.ms + int((delay + SOON * chance) * 1000)
-        return postponed(delivery, at, reason, _DETAILS[reason])
 
     def judge(
         self, delivery: Delivery, outcome: Outcome, sent: Moment, now: Moment, chance: float
@@ -103,3 +100,11 @@ class Gate:
         guard = self.guards[delivery.device.environment]
         held = guard.holds(outcome, now.steady, again=delivery.doubts > 0)
         return verdict(self.rule.retry, Try(delivery, outcome, sent.ms, now.ms, chance, held))
+
+
+def _postponed(
+    delivery: Delivery, now: Moment, until: float, chance: float, spread: tuple[float, float], reason: _Held
+) -> Verdict:
+    least, more = spread
+    at = now.ms + int((until - now.steady + least + more * chance) * 1000)
+    return postponed(delivery, at, reason, _DETAILS[reason])

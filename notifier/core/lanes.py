@@ -1,5 +1,6 @@
 """A lane is one app at one provider: what lies in its stream, what a row says of a push, and why one is not sent."""
 
+import re
 from collections.abc import Iterable
 from typing import Final, Literal, TypeAlias, get_args
 
@@ -18,10 +19,12 @@ Standing: TypeAlias = Literal["row", "retracted", "seen", "read", "trimmed", "fo
 # Why an entry is done without being sent, and why one is buried.
 Drop: TypeAlias = Literal["retracted", "seen", "read", "no_device"]
 DROPS: Final[tuple[Drop, ...]] = get_args(Drop)
-BURIALS: Final = (*retry.REASONS, "trimmed", "forgotten", "unreadable")
+BURIALS: Final = (*retry.REASONS, "trimmed", "forgotten", "unreadable", "bug")
 
 VERSION: Final = "1"
 ALL: Final = "-"  # where an entry names no device
+_entry: Final = re.compile(rf"{VERSION} (\S+) (\S+) (\d+) (\S+) (\d+) (\d+) (\d+)", re.ASCII).fullmatch
+_other_version: Final = re.compile(rf"(?!{VERSION} )\d+ ", re.ASCII).match
 
 
 class Lane(Struct, frozen=True, gc=False, order=True):
@@ -91,12 +94,12 @@ class PushEntry(Struct, frozen=True, gc=False):
 
 def parse(entry_id: str, text: str) -> PushEntry | None:
     """An entry as it is stored; None for a version that a newer process wrote. Raises ValueError for a broken one."""
-    version, _, rest = text.partition(" ")
-    if version != VERSION and version.isdecimal():
-        return None
-    user, notification, deadline, device, tries, free, doubts = rest.split(" ")
-    if version != VERSION or not (user and notification and device):
+    match = _entry(text)
+    if match is None:
+        if _other_version(text):
+            return None
         raise ValueError(f"not a push entry: {text[:80]!r}")
+    user, notification, deadline, device, tries, free, doubts = match.groups()
     named = "" if device == ALL else device
     return PushEntry(entry_id, user, notification, int(deadline), named, int(tries), int(free), int(doubts))
 

@@ -6,7 +6,7 @@ from notifier.core import keys
 from notifier.core.devices import surplus
 from notifier.core.inbox import NOTIFICATION
 from notifier.core.lanes import ALL, Lane, PushEntry, Row
-from notifier.core.model import Device
+from notifier.core.model import Device, Verdict
 from notifier.edge.memory import line_of
 from notifier.edge.memory_state import Box, Dead, DeadToken, ItemError, MemoryServer, Waiting, stream_id
 from notifier.edge.push_store import FOREVER, WAKE_PAGE, DeviceMoves
@@ -196,22 +196,33 @@ class MemoryPushes:
         delivery, verdict = judged.delivery, judged.verdict
         device = delivery.device.id
         if verdict.kind == "later":
-            key = self._key(judged)
-            waiting = self.server.waiting.get(key)
-            if waiting is None or waiting.seq <= delivery.seq:
-                again = PushEntry(
-                    "", delivery.user, delivery.notification, delivery.deadline, device,
-                    verdict.tries, verdict.free, verdict.doubts,
-                )  # fmt: skip
-                self.server.waiting.put(key, Waiting(verdict.at, str(self.lane), delivery.seq, again))
+            self._later(judged, verdict)
         elif verdict.kind == "forget":
-            gone = self._take_off(delivery.user, device, verdict.before)
-            if gone is not None:
-                dead = DeadToken(self.server.now, delivery.user, gone, judged.why)
-                kept = self.server.dead_tokens.get(self.tagged, ())
-                self.server.dead_tokens.put(self.tagged, (*kept, dead)[-self.rules.dead_tokens :])
+            self._forget(judged)
         elif verdict.kind == "bury":
             self._bury(entry, device, verdict.reason, verdict.detail)
+
+    def _later(self, judged: Judged, verdict: Verdict) -> None:
+        delivery, key = judged.delivery, self._key(judged)
+        waiting = self.server.waiting.get(key)
+        if waiting is None or waiting.seq <= delivery.seq:
+            again = PushEntry(
+                "", delivery.user, delivery.notification, delivery.deadline, delivery.device.id,
+                verdict.tries, verdict.free, verdict.doubts,
+            )  # fmt: skip
+            self.server.waiting.put(key, Waiting(verdict.at, str(self.lane), delivery.seq, again))
+
+    def _forget(self, judged: Judged) -> None:
+        delivery, before = judged.delivery, judged.verdict.before
+        gone = self._take_off(delivery.user, delivery.device.id, before)
+        if gone is not None:
+            dead = DeadToken(self.server.now, delivery.user, gone, judged.why)
+            kept = self.server.dead_tokens.get(self.tagged, ())
+            self.server.dead_tokens.put(self.tagged, (*kept, dead)[-self.rules.dead_tokens :])
+        elif delivery.device.id in (self.server.devices.get(delivery.user) or {}):
+            # registered anew since the provider was asked
+            again = Verdict("later", self.server.now, delivery.tries + 1, delivery.free, delivery.doubts)
+            self._later(judged, again)
 
     def _take_off(self, user: str, device: str, before: int) -> Device | None:
         gone = take_off(self.server, user, device, before)

@@ -378,7 +378,8 @@ def _result(judged: Judged) -> list[Any]:
     if verdict.kind == "done":
         return ["d", device, delivery.seq]
     if verdict.kind == "forget":
-        return ["f", device, verdict.before, judged.why]
+        counts = f"{delivery.deadline} {delivery.tries + 1} {delivery.free} {delivery.doubts}"
+        return ["f", device, verdict.before, judged.why, delivery.seq, counts]
     if verdict.kind == "bury":
         return ["b", device, verdict.reason, verdict.detail]
     counts = f"{delivery.deadline} {verdict.tries} {verdict.free} {verdict.doubts}"

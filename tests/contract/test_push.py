@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,7 +13,8 @@ from notifier.core import keys
 from notifier.core.inbox import Join, Mark
 from notifier.core.lanes import PushEntry
 from notifier.core.model import Verdict
-from notifier.edge.redis import ReplyError
+from notifier.edge.push_store import RedisPushes
+from notifier.edge.redis import Connection, ReplyError
 from notifier.ports import GroupLost, Judged, Looked, PushLog, Settlement
 from tests.contract.phones import (
     APNS,
@@ -163,6 +165,46 @@ async def test_rows_that_are_gone(world: World) -> None:
     assert (await log.look([found.entry])).found[0].row.standing == "trimmed"
     nobody = msgspec.structs.replace(found.entry, user=people(3)[2])
     assert (await log.look([nobody])).found[0].row.standing == "forgotten"
+
+
+async def test_what_lies_below_the_floor_is_gone_though_it_is_still_there(real: RedisWorld) -> None:
+    """An error in the middle of a trim may leave fields behind."""
+    real.use(cap=1)
+    await enlist(real, U, [phone()])
+    log, found, _ = await one_entry(real)
+    await Reader(real).deliver(event("comment", to=U, thing="2"))
+    key = keys.inbox(U, 1)
+    await real.calls.call("HSET", key, f"n:{found.entry.notification}", found.row.seq)
+    await real.calls.call("HSET", key, found.row.seq, found.row.record)
+    assert (await log.look([found.entry])).found[0].row.standing == "trimmed"
+
+
+class Restarting:
+    """A connection whose server is another one from the second call on."""
+
+    def __init__(self, inner: Connection) -> None:
+        self.inner, self.calls = inner, 0
+
+    def call(self, *args: Any) -> Any:
+        return self.inner.call(*args)
+
+    async def run(self, *args: Any) -> Any:
+        answer = await self.inner.run(*args)
+        self.calls += 1
+        return answer if self.calls == 1 else [answer[0], b"f" * 16, *answer[2:]]
+
+
+async def test_of_an_answer_in_parts_the_oldest_run_counts(
+    real: RedisWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("notifier.edge.push_store.LOOK_BYTES", 1)
+    await enlist(real, U, [phone()])
+    log, found, run = await one_entry(real)
+    assert isinstance(log, RedisPushes)
+    restarting: Any = Restarting(real.calls)
+    log.calls = restarting
+    assert (await log.look([found.entry] * 3)).run == run
+    assert restarting.calls == 3
 
 
 async def test_many_entries_and_devices_are_all_looked_at(world: World) -> None:
@@ -357,12 +399,16 @@ async def test_a_device_that_is_forgotten_is_told_of_once(world: World) -> None:
     await enlist(world, U, [dead, alive])
     log, found, run = await one_entry(world)
     results = (judged(found, Verdict("forget", before=2)), judged(found, Verdict("forget", before=2), 1))
+    assert [one.delivery.device for one in results] == [dead, alive]
     await log.settle([Settlement(found.entry, run, results)])
     assert await world.devices().of(U) == (alive,), "the other has registered since"
     (told,) = await world.dead_tokens()
     assert (told.user, told.device, told.reason) == (U, dead, "Unregistered")
     assert await world.owner(dead.id) == ""
     assert await world.owner(alive.id) == U
+    await world.due().wake()
+    (again,) = (await log.read(10)).entries
+    assert (again.device, again.tries) == (alive.id, 1), "which has not got this one yet"
 
 
 async def test_with_the_last_device_of_a_lane_the_pushes_end(world: World) -> None:

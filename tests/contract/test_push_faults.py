@@ -162,8 +162,7 @@ async def add(world: Fragile, arm: Arm) -> object:
 
 async def remove(world: Fragile, arm: Arm) -> object:
     await arm()
-    await again(lambda: steps(world).remove(U, BAD.id))
-    await again(lambda: steps(world).remove(U, OTHER.id))
+    await again(lambda: steps(world).remove(U, OTHER.id))  # the only one of its lane
     return [one.id for one in await world.devices().of(U)]
 
 

@@ -112,7 +112,7 @@ class Side:
     async def left(self) -> object:
         """What all may see."""
         return {
-            "waiting": sorted((await self.world.waiting()).items()),
+            "waiting": sorted(await self.world.waiting()),
             "letters": {
                 reason: sorted((x.to, x.source, x.device) for x in await self.world.letters(reason))
                 for reason in BURIALS

@@ -1,13 +1,14 @@
 -- settle: what became of push entries. KEYS: the lane's stream. ARGV: tag, group, lane, dead letters kept per reason,
 -- dead letters kept ms, dead tokens kept, dead tokens kept ms, settlements (msgpack):
--- {entry id, user, notification, run ("" = no row was read), text or n = argument 8 + n (bytes), results}; a result is {kind, device, a, b, c}:
+-- {entry id, user, notification, run ("" = no row was read), text or n = argument 8 + n (bytes), results}; a result is {kind, device, ...}:
 --   d, device, seq: delivered, for the row of this seq    l, device, seq, at, "<deadline> <tries> <free> <doubts>": later
---   f, device, before, reason: forgotten, if registered before    s, device, before: taken off the list, another's now
+--   f, device, before, reason, seq, "<deadline> <tries> <free> <doubts>": forgotten if registered before, else tried again
+--   s, device, before: taken off the list if registered before, another's now
 --   b, device or "-", reason, detail: to the dead letters
 -- Returns for each done | gone | again | the text of an error, and behind them {user, device, line} of devices that went.
 local stream, group, lane = KEYS[1], ARGV[2], ARGV[3]
 local settlements = cmsgpack.unpack(ARGV[8])
-local KINDS = {d = 3, l = 5, f = 4, s = 3, b = 4}
+local KINDS = {d = 3, l = 5, f = 6, s = 3, b = 4}
 for at, one in ipairs(settlements) do
   assert(#one == 6 and string.match(one[1], '^%d+%-%d+$') and type(one[6]) == 'table', 'settle: bad entry ' .. at)
   for _, result in ipairs(one[6]) do
@@ -53,13 +54,14 @@ end
 
 local function trim_after(key, ms) call('XTRIM', key, 'MINID', '~', int(now - tonumber(ms))) end
 
--- Told before it is done, so that an error in between tells it twice and never not at all.
+-- Told before it is done, so that an error in between tells it twice and never not at all. True if it is there still:
+-- its app has registered it anew since the provider was asked.
 local function forget(user, device, before, reason)
   local key = DEVICES .. user
   local line = call('HGET', key, device)
-  if not line then return end
+  if not line then return false end
   local at_lane, registered = device_of(line)
-  if registered >= before then return end
+  if registered >= before then return true end
   if reason then
     local app, provider = string.match(at_lane, '^(.*):(%a+)$')
     local dead = 'tokens:dead:' .. tag
@@ -70,6 +72,7 @@ local function forget(user, device, before, reason)
   end
   forgotten[#forgotten + 1] = {user, device, line}
   drop_devices(key, devices_of(key), {device})
+  return false
 end
 
 local function bury(entry, user, nid, text, device, reason, detail)
@@ -91,9 +94,10 @@ local function settle(id, user, nid, read_under, text, results)
   -- What was read under another run may have been lost with it: decide anew. What has arrived has arrived.
   if read_under ~= run and read_under ~= '' and not arrived then return 'again' end
   for _, result in ipairs(results) do
-    local kind, device, a, b, c = unpack(result)
+    local kind, device, a, b, c, d = unpack(result)
     if kind == 'l' then later(user, nid, device, a, b, c)
-    elseif kind == 'f' then forget(user, device, a, b)
+    elseif kind == 'f' then
+      if forget(user, device, a, b) then later(user, nid, device, c, now, d) end
     elseif kind == 's' then forget(user, device, a)
     elseif kind == 'b' then bury(id, user, nid, text, device, a, b) end
   end

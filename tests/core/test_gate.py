@@ -1,0 +1,110 @@
+"""What a lane lets through: breaker, budget and guards together."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from notifier.core.breaker import BreakerRule
+from notifier.core.gate import Gate, GateRule, Moment
+from notifier.core.guard import GuardRule
+from notifier.core.model import Delivery, Device, Outcome, Verdict
+
+DEVICE = Device("d", "apns", "demo", "aa", 1_000)
+ONE = Delivery("u", "n", 3, DEVICE, 10_000_000)
+AGAIN = msgspec.structs.replace(ONE, tries=1)
+OK = Outcome("delivered", "apns", 200, "")
+DOWN = Outcome("retry", "apns", 503, "ServiceUnavailable", None, "provider")
+BAD = Outcome("drop_token", "apns", 400, "BadDeviceToken", None, "token", "suspect")
+RULE = GateRule(breaker=BreakerRule(failures=2), guard=GuardRule(least=4), most=2, trickle=0)
+
+
+def at(seconds: float) -> Moment:
+    return Moment(seconds, int(seconds * 1000))
+
+
+def fail(gate: Gate, times: int, outcome: Outcome = DOWN, seconds: float = 0.0) -> None:
+    for _ in range(times):
+        gate.judge(ONE, outcome, at(seconds), at(seconds), 0.5)
+
+
+def test_while_all_is_well_everything_is_read_and_sent() -> None:
+    gate = Gate(RULE, 0)
+    assert gate.room(0, 100) == 100
+    assert gate.hold(ONE, at(0), 0.5) is None
+    assert gate.judge(ONE, OK, at(0), at(1), 0.5) == Verdict("done")
+
+
+def test_an_open_lane_reads_nothing_then_one_then_all() -> None:
+    gate = Gate(RULE, 0)
+    fail(gate, 2)
+    assert gate.state(0) == "open"
+    assert gate.room(0, 100) == 0
+    until = gate.breaker.until
+    assert until is not None
+    assert gate.room(until, 100) == 1
+    gate.trying += 1
+    assert gate.room(until, 100) == 0, "another batch is trying"
+    gate.trying -= 1
+    assert gate.hold(ONE, at(until), 0.5) is None
+    held = gate.hold(ONE, at(until), 0.5)
+    assert held is not None
+    assert (held.kind, held.tries, held.at) == ("later", 0, int(until * 1000) + 1_500)
+    gate.judge(ONE, OK, at(until), at(until), 0.5)
+    assert gate.room(until, 100) == 100
+
+
+def test_what_is_held_too_long_is_buried() -> None:
+    gate = Gate(RULE, 0)
+    fail(gate, 2)
+    late = msgspec.structs.replace(ONE, deadline=1_000)
+    held = gate.hold(late, at(0), 0.5)
+    assert held is not None
+    assert (held.kind, held.reason) == ("bury", "expired")
+    assert "until the deadline" in held.detail
+
+
+@pytest.mark.parametrize("count", ["tries", "free", "doubts"])
+def test_every_kind_of_retry_is_paid_from_the_budget(count: str) -> None:
+    gate = Gate(RULE, 0)
+    again = msgspec.structs.replace(ONE, **{count: 1})
+    assert [gate.hold(again, at(0), 0.5) is None for _ in range(3)] == [True, True, False]
+    held = gate.hold(again, at(0), 0.5)
+    assert held is not None
+    assert held.at == 20_000
+    assert getattr(held, count) == 1, "to wait is no try"
+    for _ in range(5):
+        assert gate.hold(ONE, at(0), 0.5) is None, "first tries are free, and pay for a retry"
+    assert gate.hold(again, at(0), 0.5) is None
+
+
+def test_a_suspended_environment_waits_until_it_resumes_the_other_goes_on() -> None:
+    gate = Gate(RULE, 0)
+    fail(gate, 4, BAD)
+    assert gate.suspended(0) == 1
+    held = gate.hold(ONE, at(10), 0.5)
+    assert held is not None
+    assert held.at == 300_000 + 1_500
+    late = msgspec.structs.replace(ONE, deadline=200_000)
+    buried = gate.hold(late, at(10), 0.5)
+    assert buried is not None
+    assert (buried.kind, buried.reason) == ("bury", "suspended")
+    sandbox = msgspec.structs.replace(ONE, device=msgspec.structs.replace(DEVICE, environment="sandbox"))
+    assert gate.hold(sandbox, at(10), 0.5) is None
+    assert gate.suspended(301) == 0
+
+
+def test_what_the_guard_holds_forgets_no_token() -> None:
+    gate = Gate(RULE, 0)
+    fail(gate, 4, BAD)
+    doubted = msgspec.structs.replace(ONE, doubts=1)
+    verdict = gate.judge(doubted, BAD, at(400), at(400), 0.5)
+    assert verdict.kind == "later"
+
+
+def test_a_token_that_is_called_bad_twice_counts_once() -> None:
+    gate = Gate(RULE, 0)
+    doubted = msgspec.structs.replace(ONE, doubts=1)
+    for _ in range(10):
+        gate.judge(doubted, BAD, at(0), at(0), 0.5)
+    assert gate.suspended(0) == 0
