@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHES = ("hub", "pipeline", "broadcast", "idle", "handshake", "http2_core")
+BENCHES = ("hub", "pipeline", "broadcast", "idle", "handshake", "http2_core", "apns")
 
 
 def main() -> int:

@@ -70,7 +70,16 @@ def build_tools() -> Tools:
     return Tools(generator=_compile("generator"), floor=_compile("floor"))
 
 
-def _compile(name: str) -> Path:
+@cache
+def build_push_server() -> Path:
+    """The push server, which is built on nghttp2 and OpenSSL. Raises as `build_tools`, NotInstalled without them."""
+    for header, package in (("nghttp2/nghttp2.h", "libnghttp2-dev"), ("openssl/ssl.h", "libssl-dev")):
+        if not any((Path(folder) / header).exists() for folder in ("/usr/include", "/usr/local/include")):
+            raise NotInstalled(f"{header} (Debian: apt-get install {package})")
+    return _compile("apns", "-lnghttp2", "-lssl", "-lcrypto")
+
+
+def _compile(name: str, *libraries: str) -> Path:
     source = SOURCES / f"{name}.c"
     state = hashlib.sha256(source.read_bytes() + " ".join(COMPILE).encode()).hexdigest()[:12]
     program = BUILD / f"{name}-{state}"
@@ -83,7 +92,7 @@ def _compile(name: str) -> Path:
     (BUILD / ".gitignore").write_text("*\n")
     unfinished = BUILD / f"{name}.{os.getpid()}"
     done = subprocess.run(
-        [gcc, *COMPILE, "-o", unfinished, source], capture_output=True, text=True, check=False
+        [gcc, *COMPILE, "-o", unfinished, source, *libraries], capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise BenchFailed(f"gcc refused {source.name}:\n{done.stderr}")

@@ -81,8 +81,10 @@ def _from_p12(data: bytes, password: bytes | None) -> tuple[Any, x509.Certificat
 def _from_pem(data: bytes, password: bytes | None) -> tuple[Any, x509.Certificate | None]:
     if b"PRIVATE KEY-----" not in data or b"-----BEGIN CERTIFICATE-----" not in data:
         return None, None
+    # The library takes no password for a key that needs none.
+    word = password if b"ENCRYPTED" in data else None
     try:
-        return load_pem_private_key(data, password), x509.load_pem_x509_certificates(data)[0]
+        return load_pem_private_key(data, word), x509.load_pem_x509_certificates(data)[0]
     except (ValueError, TypeError, UnsupportedAlgorithm):
         problem = (
             "its private key or certificate cannot be read (if the key is encrypted: with this password)"

@@ -194,7 +194,7 @@ _PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
     "token": {
         "name": "token", "in": "path", "required": True,
         "description": "What the phone's system calls the device, percent-encoded: hexadecimal digits on Apple's.",
-        "schema": {"type": "string", "minLength": 8, "maxLength": 1024},
+        "schema": {"type": "string", "pattern": "^[!-~]{8,1024}$"},
     },
     "id": {
         "name": "id", "in": "path", "required": True, "description": "The id of a row, percent-encoded.",

@@ -14,7 +14,6 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import (
-    ConnectionTerminated,
     DataReceived,
     RequestReceived,
     StreamEnded,
@@ -33,6 +32,9 @@ from notifier.sandbox.exchange import BODY_BYTES, Answer, Link, Request
 
 LAST_STREAM: Final = 2**31 - 1
 READ_BYTES: Final = 65_536
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 section 3.4
+FRAME_HEADER: Final = 9  # section 4.1: length (3 bytes), type, flags, stream (4)
+GOAWAY: Final = 0x7
 
 
 class Provider(Protocol):
@@ -67,6 +69,41 @@ class Counts(Struct):
     answers: dict[str, int] = field(default_factory=dict)
 
 
+class Frames:
+    """Keeps a sender's GOAWAY from h2, which would then answer nothing more. It ends no stream: whoever sends it
+    waits for the answers that are still to come (RFC 9113 section 6.8)."""
+
+    def __init__(self) -> None:
+        self._held = b""
+        self._skip = len(PREFACE)  # bytes that go through unread: the preface, then what is left of a frame
+        self._drop = 0
+
+    def feed(self, data: bytes) -> tuple[bytes, bool]:
+        """What h2 is to see, and whether a GOAWAY was among it."""
+        data = self._held + data
+        self._held, at, kept, goaway = b"", 0, [], False
+        while at < len(data):
+            if self._skip or self._drop:
+                end = at + (self._skip or self._drop)
+                part = data[at:end]
+                if self._skip:
+                    kept.append(part)
+                    self._skip -= len(part)
+                else:
+                    self._drop -= len(part)
+                at += len(part)
+                continue
+            if len(data) - at < FRAME_HEADER:
+                self._held = data[at:]
+                break
+            size = FRAME_HEADER + int.from_bytes(data[at : at + 3], "big")
+            if data[at + 3] == GOAWAY:
+                goaway, self._drop = True, size
+            else:
+                self._skip = size
+        return b"".join(kept), goaway
+
+
 class Http2(TwistedProtocol):
     """One connection."""
 
@@ -80,6 +117,7 @@ class Http2(TwistedProtocol):
         self.calls: dict[int, Any] = {}
         self.ended = False
         self.checked = False
+        self.frames = Frames()
         self.core = H2Connection(H2Configuration(client_side=False, header_encoding="utf-8"))
         self.factory.opened(self)
         limits = self.factory.limits
@@ -97,6 +135,7 @@ class Http2(TwistedProtocol):
     def dataReceived(self, data: bytes) -> None:
         if self.ended or not (self.checked or self._checked()):
             return
+        data, leaving = self.frames.feed(data)
         try:
             events = self.core.receive_data(data)
         except ProtocolError:
@@ -107,6 +146,8 @@ class Http2(TwistedProtocol):
         for event in events:
             self._happened(event)
         self.flush()
+        if leaving and not (self.asked or self.waiting or self.calls):
+            self.transport.loseConnection()
 
     def _checked(self) -> bool:
         """TLS has ended its handshake: HTTP/2 or nothing (RFC 9113 section 3.2)."""
@@ -139,8 +180,6 @@ class Http2(TwistedProtocol):
             case WindowUpdated():
                 for number in list(self.waiting):
                     self._body(number, self.waiting.pop(number))
-            case ConnectionTerminated():
-                self.transport.loseConnection()
             case _:
                 pass
 

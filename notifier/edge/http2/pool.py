@@ -35,6 +35,8 @@ class Sizes(Struct, frozen=True, kw_only=True):
     """Pushes without a connection. Beyond: `push` raises NotAccepting."""
     lifetime: float = 86_400.0
     """A connection so old drains."""
+    spare: float = 1_800.0
+    """If no push had to wait for so long, one of several connections drains."""
 
 
 class Counts(Struct):
@@ -104,6 +106,8 @@ class Pool(Generic[C]):
         self._turn: Any = None  # the delivery at the end of this turn of the reactor
         self._retry: Any = None
         self._watch: Any = None
+        self._review: Any = None
+        self._enough = True  # no push had to wait since the last review
         self._stopped: Deferred[None] | None = None
         self.fault = ""
         """Why the last connection failed."""
@@ -140,14 +144,16 @@ class Pool(Generic[C]):
 
     def push(self, push: Push[C]) -> None:
         """Sends it at the end of this turn of the reactor, or when there is room. Raises NotAccepting."""
-        if not self.accepting:
+        now, until = self._reactor.seconds(), self._breaker.until
+        if self._stopped is not None or (until is not None and now < until):
             why = "the pool is stopped" if self._stopped else f"the breaker is open: {self.fault}"
             raise NotAccepting(why)
         if len(self._queue) >= self._sizes.waiting:
             raise NotAccepting(f"{len(self._queue)} pushes wait already")
-        push.since = self._reactor.seconds()
+        push.since = now
         self._queue.append(push)
-        self._schedule()
+        if self._turn is None:
+            self._schedule()
 
     def again(self, push: Push[C]) -> bool:
         """Sends a push that has ended once more, before all that wait; its time to wait is not begun anew.
@@ -169,7 +175,7 @@ class Pool(Generic[C]):
         if self._stopped is None:
             self._stopped = Deferred()
             self._refuse_all("the pool stops")
-            for timer in (self._turn, self._retry, self._watch):
+            for timer in (self._turn, self._retry, self._watch, self._review):
                 if timer is not None and timer.active():
                     timer.cancel()
             if self._dialling is not None:
@@ -201,6 +207,7 @@ class Pool(Generic[C]):
             self._hand_over(protocol, -(-len(self._queue) // left), now)
             left -= 1
         if self._queue:
+            self._enough = False
             self._watch_queue()
             self._grow()
 
@@ -245,6 +252,17 @@ class Pool(Generic[C]):
         self._ready.append(connection)
         self._all[connection] = self._reactor.callLater(self._sizes.lifetime, self._retire, connection)
         self._schedule()
+        if self._review is None and len(self._ready) > 1:
+            self._review = self._reactor.callLater(self._sizes.spare, self._spare)
+
+    def _spare(self) -> None:
+        """One connection fewer, if those that there are were enough the whole time."""
+        self._review = None
+        if len(self._ready) > 1 and self._enough:
+            self._retire(self._ready.pop(0))
+        self._enough = True
+        if len(self._ready) > 1:
+            self._review = self._reactor.callLater(self._sizes.spare, self._spare)
 
     def ended(self, connection: PushProtocol[Push[C]], results: list[Result[Push[C]]]) -> None:
         final: list[Result[Push[C]]] = []

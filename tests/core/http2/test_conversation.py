@@ -270,7 +270,10 @@ RESPONSES: dict[str, tuple[bytes, object]] = {
     ),
     "refused": (rst(1, 7), Refused("a", "the server has reset the stream: REFUSED_STREAM")),
     "reset": (rst(1, 2), Unknown("a", "the server has reset the stream: INTERNAL_ERROR", "reset")),
-    "reset with a code of its own": (rst(1, 99), Unknown("a", "the server has reset the stream: 0x63", "reset")),
+    "reset with a code of its own": (
+        rst(1, 99),
+        Unknown("a", "the server has reset the stream: 0x63", "reset"),
+    ),
     "refused after it had begun": (
         headers(1, OK) + rst(1, 7),
         Unknown("a", "the server has reset the stream: REFUSED_STREAM", "reset"),

@@ -261,6 +261,35 @@ def test_a_connection_without_a_window_gets_no_more() -> None:
     assert line._protocol.core.waiting == 0
 
 
+def test_connections_that_are_not_needed_any_more_drain_one_by_one() -> None:
+    limits = Limits(streams=10, ping_after_silence=None, ping_every=None)
+    world, first = begin(60, limits, Sizes(most=3, grow_every=0.001, spare=100.0))
+    lines = [first]
+    for _ in range(2):
+        world.clock.advance(0.01)
+        lines.append(world.open())
+    answered = set[tuple[Line, int]]()
+    while len(world.told) < 60:
+        for line in lines:
+            for stream in line.requests():
+                if (line, stream) not in answered:
+                    answered.add((line, stream))
+                    world.hear(line, ok(stream))
+    counts: list[int] = []
+    for _ in range(5):
+        world.clock.advance(100.0)
+        send(world.pool, 3, 1000 + len(counts) * 3)
+        world.turn()
+        counts.append(sum(not line.disconnecting for line in lines))
+        for line in lines:
+            for stream in line.requests():
+                if (line, stream) not in answered:
+                    answered.add((line, stream))
+                    world.hear(line, ok(stream))
+    assert counts == [3, 2, 1, 1, 1], "the first period had pushes that waited"
+    assert set(world.told.kinds().values()) == {"Answered"}
+
+
 # --- Failures -------------------------------------------------------------------------------------
 
 
@@ -306,7 +335,9 @@ def test_a_success_closes_the_account_of_failures() -> None:
 
 @pytest.mark.parametrize("tries", [1, 3])
 def test_the_breaker_refuses_what_waits(tries: int) -> None:
-    world = World(breaker=Breaker(BreakerRule(failures=tries, floor=30.0, base=0.0)), sizes=Sizes(grow_every=0.001))
+    world = World(
+        breaker=Breaker(BreakerRule(failures=tries, floor=30.0, base=0.0)), sizes=Sizes(grow_every=0.001)
+    )
     world.place.down = True
     send(world.pool, 4)
     world.turn()
