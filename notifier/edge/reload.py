@@ -92,5 +92,5 @@ class Reload:
         self._metrics.reloads["done"] += 1
         if waiting:
             log.warn("changed, but used only after a restart: {settings}", settings=", ".join(waiting))
-        log.info("reloaded: {count} token keys, and the limits", count=len(keys))
+        log.info("reloaded: {count} token keys, the limits, and what phones are told", count=len(keys))
         self._systemd.ready("reloaded")
