@@ -21,6 +21,7 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 from msgspec import Meta, Struct
 from msgspec.inspect import (
+    DictType,
     FloatType,
     IntType,
     LiteralType,
@@ -35,8 +36,9 @@ from msgspec.inspect import (
 from msgspec.inspect import Metadata as Annotation
 
 __all__ = [
-    "Admin", "Api", "Config", "ConfigError", "DeadLetters", "Drain", "Events", "Fanout", "Fault", "Inbox",
-    "Key", "Limits", "Log", "Redis", "Tokens", "WebSocket", "default_toml", "load", "reference_markdown",
+    "Admin", "Api", "Apns", "App", "Config", "ConfigError", "DeadLetters", "Drain", "Events", "Fanout", "Fault",
+    "Fcm", "Gcm", "Inbox", "Key", "Limits", "Log", "Push", "Redis", "Tokens", "TypePush", "WebSocket", "default_toml",
+    "load", "reference_markdown",
 ]  # fmt: skip
 
 
@@ -169,6 +171,38 @@ def _distinct_kids(keys: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return keys
 
 
+def _one_way_in(apns: dict[str, Any]) -> dict[str, Any]:
+    """APNs takes a key or a certificate. Names of what is missing, never a value."""
+    key = [name for name in ("key_file", "key_id", "team_id") if name in apns]
+    if key and "certificate_file" in apns:
+        raise _RefusedError("key_file and certificate_file are two ways to say who you are: keep one")
+    if key and len(key) < 3:
+        raise _RefusedError(f"{', '.join(key)} alone will not do: key_file, key_id and team_id go together")
+    if not key and "certificate_file" not in apns:
+        raise _RefusedError("expected key_file, key_id and team_id, or certificate_file")
+    if "password_file" in apns and "certificate_file" not in apns:
+        raise _RefusedError("password_file is for certificate_file: an APNs key has no password")
+    return apns
+
+
+def _some_provider(app: dict[str, Any]) -> dict[str, Any]:
+    if not app:
+        raise _RefusedError("expected a table for a provider: apns, fcm or gcm")
+    if "fcm" in app and "gcm" in app:
+        raise _RefusedError(
+            "fcm and gcm serve the same devices: keep gcm only to send through a gateway of your own"
+        )
+    return app
+
+
+def _host(name: str) -> str:
+    if not re.fullmatch(r"(?:\*\.)?(?:[a-z0-9-]{1,63}\.)+[a-z][a-z0-9-]{1,62}", name):
+        raise _RefusedError(
+            f"found {_shown(name)}, expected a host in lower case, or *.example.com for all below one"
+        )
+    return name
+
+
 def _in_order(literal: Any) -> dict[str, Any]:
     """The values of a Literal as they are written: msgspec.inspect sorts them."""
     return {"values": get_args(literal)}
@@ -193,6 +227,20 @@ _Algorithm = Literal["EdDSA", "ES256", "RS256", "HS256"]
 _Level = Literal["debug", "info", "warn", "error"]
 _Format = Literal["json", "text"]
 _Switch = Literal["off", "on"]
+_Environment = Literal["production", "sandbox"]
+_When = Literal["offline", "always", "off"]
+_PushType = Literal[
+    "alert", "background", "voip", "complication", "fileprovider", "mdm", "liveactivity", "location", "pushtotalk",
+    "widgets", "controls",
+]
+_Priority = Literal["high", "normal", "low"]
+_Collapse = Literal["group", "notification"]
+_Interruption = Literal["passive", "active", "time-sensitive"]
+_AppId = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_-]{1,32}\Z", title="1 to 32 characters of A-Z a-z 0-9 _ -")]
+_AppleId = Annotated[str, Meta(pattern=r"\A[A-Z0-9]{10}\Z", title="10 capital letters and digits")]
+_Bundle = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9.-]{0,154}\Z", title="a bundle id such as com.example.photos")]
+_Host = Annotated[str, Meta(pattern=_PRINTABLE, title="the name of a host", extra={"read": _host})]
+_Word = Annotated[str, Meta(pattern=r"\A[^\x00-\x1f\x7f]{0,128}\Z", title="text of at most 128 characters, or \"\" for none")]
 _EventTypes = Annotated[tuple[_EventType, ...], Meta(min_length=1, max_length=64, extra={"read": _event_types})]
 
 
@@ -326,6 +374,95 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     requests_per_address_burst: Annotated[int, Meta(ge=1, le=1_000_000, description="API requests that may come from one address at once before requests_per_address holds.")] = 300
 
 
+class Push(Struct, frozen=True, forbid_unknown_fields=True):
+    """How pushes are sent to phones."""
+
+    devices_per_user: Annotated[int, Meta(ge=1, le=1000, description="Most devices of one person; the one registered longest ago goes first.")] = 50
+    in_flight: Annotated[int, Meta(ge=1, le=64, description="Batches of up to 100 pushes that one process has under way on each lane of a shard.")] = 4
+    poll_ms: Annotated[int, Meta(ge=10, le=10_000, description="Milliseconds between looks for pushes to make when no wake-up arrives, and for what has come due.")] = 500
+    claim_seconds: Annotated[float, Meta(ge=1, le=600, description="Seconds between looks for pushes that another process was given and never settled.")] = 15.0
+    drain_seconds: Annotated[float, Meta(ge=0.1, le=60, description="Seconds that a stop waits for the answers of providers.")] = 20.0
+    token_hosts: Annotated[tuple[_Host, ...], Meta(max_length=16, description="Hosts that the token_uri of a service account's file may lead to.")] = ("oauth2.googleapis.com",)
+    tries: Annotated[int, Meta(ge=1, le=100, description="Tries of one push on one device before it goes to the dead letters.")] = 8
+    free_tries: Annotated[int, Meta(ge=0, le=100, description="Tries that do not count, because the provider surely never saw them, before they do.")] = 3
+    mend_seconds: Annotated[float, Meta(ge=1, le=3600, description="Seconds between tries while the provider says that the set-up is wrong.")] = 60.0
+    doubt_seconds: Annotated[float, Meta(ge=1, le=3600, description="Seconds until a token that may be bad is asked for again.")] = 60.0
+    retry_share: Annotated[float, Meta(ge=0, le=10, description="Retries allowed for each first try.")] = 0.2
+    retry_burst: Annotated[float, Meta(ge=1, le=1_000_000, description="Retries that may be made at once before retry_share holds.")] = 100.0
+    retry_trickle: Annotated[float, Meta(ge=0.1, le=1_000_000, description="Retries a second that are allowed in any case.")] = 10.0
+    guard_window_seconds: Annotated[float, Meta(ge=1, le=86_400, description="Seconds over which answers that call tokens bad are counted.")] = 300.0
+    guard_least: Annotated[int, Meta(ge=1, le=100_000, description="Bad answers before the guard against losing tokens in mass may act.")] = 50
+    guard_suspect_share: Annotated[float, Meta(ge=0.01, le=1, description="Share of answers that blame the token, and may be the set-up's fault, at which an app is suspended.")] = 0.2
+    guard_dead_share: Annotated[float, Meta(ge=0.01, le=1, description="Share of all bad answers at which an app is suspended.")] = 0.6
+    guard_recent_suspect: Annotated[float, Meta(ge=0.01, le=1, description="The same as guard_suspect_share among the last guard_least answers.")] = 0.5
+    guard_recent_dead: Annotated[float, Meta(ge=0.01, le=1, description="The same as guard_dead_share among the last guard_least answers.")] = 0.9
+    guard_hold_seconds: Annotated[float, Meta(ge=1, le=86_400, description="Seconds that an app stays suspended.")] = 300.0
+    breaker_failures: Annotated[int, Meta(ge=1, le=1000, description="Failures in a row after which a lane stops asking its provider.")] = 5
+    breaker_base_seconds: Annotated[float, Meta(ge=0.01, le=3600, description="Longest first pause of a lane, in seconds; it doubles with each that follows.")] = 1.0
+    breaker_cap_seconds: Annotated[float, Meta(ge=0.01, le=3600, description="Longest pause of a lane, in seconds.")] = 60.0
+    breaker_floor_seconds: Annotated[float, Meta(ge=0.01, le=3600, description="Shortest pause of a lane, in seconds.")] = 0.5
+    breaker_mend_seconds: Annotated[float, Meta(ge=0.01, le=3600, description="Pause of a lane whose set-up the provider calls wrong, in seconds.")] = 60.0
+    breaker_patience_seconds: Annotated[float, Meta(ge=1, le=3600, description="Seconds until a try that is not answered gives way to another.")] = 60.0
+
+
+class Apns(Struct, frozen=True, forbid_unknown_fields=True):
+    """An app on Apple's devices."""
+
+    topic: Annotated[_Bundle, Meta(description="Bundle id of the app.", examples=["com.example.photos"])]
+    key_file: Annotated[_File | None, Meta(description="The .p8 file of an APNs key; one that other users can open is refused.", examples=["AuthKey_ABC1234567.p8"])] = None
+    key_id: Annotated[_AppleId | None, Meta(description="Id of that key; it is part of the file's name.", examples=["ABC1234567"])] = None
+    team_id: Annotated[_AppleId | None, Meta(description="Id of the developer team.", examples=["TEAM123456"])] = None
+    certificate_file: Annotated[_File | None, Meta(description="Instead of a key: a certificate with its private key, as PEM or PKCS#12 (.p12).", examples=["photos.p12"], extra={"instead": True})] = None
+    password_file: Annotated[_File | None, Meta(description="File that holds the password of a PKCS#12 file, alone.", examples=["photos.password"], extra={"instead": True})] = None
+    environment: Annotated[_Environment, Meta(extra=_in_order(_Environment), description="Environment of devices that do not tell theirs: production for apps from the App Store or TestFlight.")] = "production"
+    production_url: Annotated[_HttpsUrl, Meta(description="APNs for production; another address is for tests and proxies.")] = "https://api.push.apple.com"
+    sandbox_url: Annotated[_HttpsUrl, Meta(description="APNs for development builds.")] = "https://api.sandbox.push.apple.com"
+    authority_file: Annotated[_File | None, Meta(description="PEM certificates to trust in place of those of the system, for `notifier sandbox`.", examples=["authority.pem"])] = None
+
+
+class Fcm(Struct, frozen=True, forbid_unknown_fields=True):
+    """An app on Android devices, through FCM HTTP v1."""
+
+    service_account_file: Annotated[_File, Meta(description="JSON file of a service account; one that other users can open is refused.", examples=["firebase.json"])]
+    url: Annotated[_HttpsUrl, Meta(description="FCM; another address is for tests and proxies.")] = "https://fcm.googleapis.com"
+    token_url: Annotated[_HttpsUrl | None, Meta(description="Where access tokens are had, in place of the file's token_uri; for `notifier sandbox`.", examples=["https://127.0.0.1:8445/token"])] = None
+    authority_file: Annotated[_File | None, Meta(description="PEM certificates to trust in place of those of the system, for `notifier sandbox`.", examples=["authority.pem"])] = None
+
+
+class Gcm(Struct, frozen=True, forbid_unknown_fields=True):
+    """A gateway of your own that speaks the JSON of GCM. Google's GCM itself is gone."""
+
+    url: Annotated[_HttpsUrl, Meta(description="Address that messages are posted to.", examples=["https://push.example.com/fcm/send"])]
+    key_file: Annotated[_File, Meta(description="File that holds the gateway's server key, alone.", examples=["gateway.key"])]
+    authority_file: Annotated[_File | None, Meta(description="PEM certificates to trust in place of those of the system.", examples=["authority.pem"])] = None
+
+
+class App(Struct, frozen=True, forbid_unknown_fields=True):
+    """One app, and the providers that reach its devices."""
+
+    apns: Annotated[Apns | None, Meta(description="The app on Apple's devices.", extra={"read": _one_way_in})] = None
+    fcm: Annotated[Fcm | None, Meta(description="The app on Android devices, through FCM HTTP v1.")] = None
+    gcm: Annotated[Gcm | None, Meta(description="In place of fcm: a gateway of your own that speaks the JSON of GCM, which Google itself has switched off.", extra={"instead": True})] = None
+
+
+class TypePush(Struct, frozen=True, forbid_unknown_fields=True):
+    """How phones are told of one type of event."""
+
+    push: Annotated[_When, Meta(extra=_in_order(_When), description="When phones are told: to people who are not connected, always, or never.")] = "offline"
+    priority: Annotated[_Priority, Meta(extra=_in_order(_Priority), description="high wakes the phone, normal waits for a good moment, low never lights the screen.")] = "high"
+    collapse: Annotated[_Collapse, Meta(extra=_in_order(_Collapse), description="What replaces its predecessor on the screen: the newest of a group, or only the same notification.")] = "notification"
+    ttl_seconds: Annotated[Annotated[int, Meta(ge=1, le=2_419_200)] | None, Meta(description="Seconds after which a phone need not be told any more; not set: 86400, for likes 21600.", examples=[21600])] = None
+    sound: Annotated[_Word, Meta(description="Name of the sound; \"\" for silence.")] = "default"
+    channel: Annotated[_Word, Meta(description="Android's notification channel.")] = ""
+    click_action: Annotated[_Word, Meta(description="What Android opens.")] = ""
+    category: Annotated[_Word, Meta(description="Apple's category, which gives a notification its buttons.")] = ""
+    interruption: Annotated[_Interruption | None, Meta(extra=_in_order(_Interruption), description="Apple's interruption level.", examples=["active"])] = None
+    push_type: Annotated[_PushType, Meta(extra=_in_order(_PushType), description="Apple's apns-push-type.")] = "alert"
+    mutable: Annotated[_Switch, Meta(extra=_in_order(_Switch), description="Whether an extension of the app on Apple's devices may change it before it is shown.")] = "off"
+    data_only: Annotated[_Switch, Meta(extra=_in_order(_Switch), description="Whether the app on Android draws it itself.")] = "off"
+    hidden: Annotated[_Switch, Meta(extra=_in_order(_Switch), description="Whether to say only that there is something, not what: the words then never pass Apple or Google.")] = "off"
+
+
 class Drain(Struct, frozen=True, forbid_unknown_fields=True):
     """How the server stops."""
 
@@ -354,8 +491,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     admin: Annotated[Admin, Meta(description="Health checks and metrics, on a listener of their own.")] = Admin()
     tokens: Annotated[Tokens, Meta(description="The tokens by which clients and services say who they are.")] = Tokens()
     limits: Annotated[Limits, Meta(description="Limits of one process, and of each client.")] = Limits()
+    push: Annotated[Push, Meta(description="The senders of pushes to phones; docs/providers.md shows the set-up.")] = Push()
     drain: Annotated[Drain, Meta(description="What happens on SIGTERM.")] = Drain()
     log: Annotated[Log, Meta(description="The log.")] = Log()
+    apps: Annotated[dict[_AppId, App], Meta(max_length=64, description="Apps on phones, each by an id of its own, which its devices are registered with.", examples=["photos"], extra={"read_item": _some_provider})] = {}
+    types: Annotated[dict[_EventType, TypePush], Meta(max_length=64, description="How phones are told of each type of event; a type that is not here has the defaults.", examples=["like"])] = {}
 
 
 # fmt: on
@@ -415,6 +555,8 @@ _RULES = (
           "a stranger gets no more room than a client"),
     _Rule("inbox.page", "must be at most {}", "limits.window", operator.le,
           "a page beyond the window would make every resuming client slow"),
+    _Rule("push.breaker_floor_seconds", "must be at most {}", "push.breaker_cap_seconds", operator.le,
+          "the shortest pause is not longer than the longest"),
     _Rule("drain.seconds", "must be at most {}", "drain.timeout_seconds", operator.le, "the closes have to end before the stop does"),
 )  # fmt: skip
 
@@ -436,8 +578,22 @@ class _Shape(NamedTuple):
 
     @property
     def item(self) -> _Shape:
-        """For a list the shape of its items, for all else this one."""
+        """For a list, or tables by name, the shape of its items; for all else this one."""
+        if isinstance(self.kind, DictType):
+            return _shape(self.kind.value_type)
         return _shape(self.kind.item_type) if isinstance(self.kind, VarTupleType) else self
+
+    @property
+    def named(self) -> bool:
+        """Tables by name?"""
+        return isinstance(self.kind, DictType)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """What the fields of a table are when they are left out; those that must not be are missing."""
+        kind = self.item.kind
+        fields = kind.fields if isinstance(kind, StructType) else ()
+        return {field.name: field.default for field in fields if not field.required}
 
     @property
     def fields(self) -> dict[str, _Shape]:
@@ -498,12 +654,15 @@ def _shape(kind: Type) -> _Shape:
 
 def _sections() -> Iterator[_Section]:
     """The settings at the top, as a section without a name, then each section in the order of the tree."""
+    # A table is a section; a list of tables, or tables by name, are one setting.
     fields = [
-        (field.name, _shape(type_info(field.type)), field.default) for field in msgspec.structs.fields(Config)
+        (field.name, _shape(type_info(field.type)), getattr(Config(), field.name))
+        for field in msgspec.structs.fields(Config)
     ]
-    yield _Section("", "", tuple(_Setting(*field) for field in fields if not field[1].fields))
+    tables = [name for name, shape, _ in fields if isinstance(shape.kind, StructType)]
+    yield _Section("", "", tuple(_Setting(*field) for field in fields if field[0] not in tables))
     for name, shape, default in fields:
-        if shape.fields:
+        if name in tables:
             inner = (
                 _Setting(f"{name}.{key}", what, getattr(default, key)) for key, what in shape.fields.items()
             )
@@ -582,6 +741,8 @@ def _expected(shape: _Shape) -> str:
         low, high = kind.min_length, kind.max_length
         size = "" if high is None else f" of {low} to {high} items" if low else f" of up to {high} items"
         return f"a list{size}, each {_expected(shape.item)}"
+    if isinstance(kind, DictType):
+        return f"up to {kind.max_length} tables by name, each {_expected(shape.item)}"
     if isinstance(kind, StructType):
         return "a table with " + ", ".join(shape.fields)
     return str(shape.words["title"])
@@ -630,17 +791,30 @@ class _Reader:
         if isinstance(kind, VarTupleType) and isinstance(raw, list) and _sized(kind, raw):
             raw = [self.value(shape.item, inner, f"{path}[{index}]") for index, inner in enumerate(raw)]
         elif isinstance(kind, StructType) and isinstance(raw, dict):
-            raw = self._table(shape.fields, raw, path)
+            raw = self._table(shape, raw, path)
+        elif isinstance(kind, DictType) and isinstance(raw, dict) and len(raw) <= (kind.max_length or 0):
+            raw = self._named(shape, raw, path)
         elif not _fits(kind, raw):
             self.fault(path, f"found {_found(shape, raw)}, expected {_expected(shape)}")
         if len(self.faults) > before:
             return raw
         return self._kept(shape, raw, path)
 
-    def _table(self, fields: dict[str, _Shape], raw: dict[str, Any], path: str) -> dict[str, Any]:
+    def _named(self, shape: _Shape, raw: dict[str, Any], path: str) -> dict[str, Any]:
+        assert isinstance(shape.kind, DictType)
+        names = _shape(shape.kind.key_type)
+        for name in (name for name in raw if not _fits(names.kind, name)):
+            self.fault(f"{path}.{_key(name)}", f"found this name, expected {_expected(names)}")
+        item = shape.item
+        if "read_item" in shape.extra:
+            item = item._replace(extra={**item.extra, "read": shape.extra["read_item"]})
+        return {name: self.value(item, inner, f"{path}.{_key(name)}") for name, inner in raw.items()}
+
+    def _table(self, shape: _Shape, raw: dict[str, Any], path: str) -> dict[str, Any]:
+        fields, defaults = shape.fields, shape.defaults
         for name in (name for name in raw if name not in fields):
             self.fault(f"{path}.{_key(name)}", _unknown(name, path, tuple(fields)))
-        for name in (name for name in fields if name not in raw):
+        for name in (name for name in fields if name not in raw and name not in defaults):
             self.fault(f"{path}.{name}", f"missing, expected {_expected(fields[name])}")
         return {name: self.value(fields[name], raw[name], f"{path}.{name}") for name in fields if name in raw}
 
@@ -703,6 +877,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
             values[name] = value
     if tree is not None:  # without the file's half, comparing would blame the innocent
         _compare(given, values, reader)
+        _compare_types(given, values, reader)
     if reader.faults:
         raise ConfigError(reader.faults)
     return _built(values)
@@ -734,7 +909,8 @@ def _parse(path: Path, reader: _Reader) -> dict[str, Any] | None:
 def _from_file(tree: Mapping[str, Any], reader: _Reader) -> dict[str, _Given]:
     given: dict[str, _Given] = {}
     top = [setting.name for setting in _SECTIONS[""].settings]
-    known = [*top, *filter(None, _SECTIONS)]
+    last = [setting.name for setting in _SECTIONS[""].settings if setting.shape.named]
+    known = [*(name for name in top if name not in last), *filter(None, _SECTIONS), *last]
     for name, value in tree.items():
         if name in top:
             given[name] = _Given(value, name)
@@ -807,6 +983,18 @@ def _compare(given: Mapping[str, _Given], values: Mapping[str, Any], reader: _Re
         reader.fault(origin, f"found {found}{default}, {must}: {rule.why}")
 
 
+def _compare_types(given: Mapping[str, _Given], values: Mapping[str, Any], reader: _Reader) -> None:
+    """What phones are told of a type that no event has, nobody would miss: it is a slip of the pen."""
+    if "events.types" in given and "events.types" not in values:
+        return
+    known = values.get("events.types", _SETTINGS["events.types"].default)
+    for name in values.get("types", {}):
+        if name not in known:
+            near = _nearest(name, known)
+            hint = f"did you mean types.{near}?" if near else "events.types has " + ", ".join(known)
+            reader.fault(f"{given['types'].origin}.{name}", f"no event is of this type; {hint}")
+
+
 def _built(values: Mapping[str, Any]) -> Config:
     tree: dict[str, Any] = {}
     for path, value in values.items():
@@ -834,8 +1022,36 @@ def default_toml() -> str:
         if section.name:
             blocks.append("\n" + _comment(section.description) + f"[{section.name}]\n")
         # TOML: whatever follows an array of tables belongs to it, so those come last.
-        blocks += [_setting_toml(setting) for setting in sorted(section.settings, key=lambda s: s.tables)]
-    return "\n".join(blocks)
+        plain = [setting for setting in section.settings if not setting.shape.named]
+        blocks += [_setting_toml(setting) for setting in sorted(plain, key=lambda s: s.tables)]
+    named = [setting for section in _SECTIONS.values() for setting in section.settings if setting.shape.named]
+    return "\n".join(blocks + ["\n" + _named_toml(setting) for setting in named])
+
+
+def _named_toml(setting: _Setting) -> str:
+    """Tables by name, as comments: none of them is there by default."""
+    shape, name = setting.shape, f"{setting.path}.{setting.shape.example}"
+    head = _comment(f"{shape.description} One such table for each.")
+    inner = {field: part for field, part in shape.fields.items() if part.fields}
+    if not inner:
+        return head + f"#[{name}]\n" + _fields_toml(shape, instead=False)
+    blocks = [
+        _comment(part.description)
+        + f"#{' ' * ('instead' in part.extra)}[{name}.{field}]\n"
+        + _fields_toml(part, instead="instead" in part.extra)
+        for field, part in inner.items()
+    ]
+    return head + "\n".join(blocks)
+
+
+def _fields_toml(shape: _Shape, instead: bool) -> str:
+    """The fields of one table as comments. Those that stand for others have a space in front: not both may be set."""
+    lines = []
+    for name, part in shape.fields.items():
+        value = shape.defaults.get(name)
+        space = " " * (instead or "instead" in part.extra)
+        lines.append(f"{_says(part)}#{space}{name} = {_toml(part.example if value is None else value)}\n")
+    return "".join(lines)
 
 
 def _comment(text: str) -> str:
@@ -916,7 +1132,10 @@ def reference_markdown() -> str:
         title = f"`[{section.name}]`" if section.name else "Top of the file"
         text = f"{section.description}\n\n" if section.description else ""
         parts.append(f"## {title}\n\n{text}{_settings_table(section.settings)}")
-        parts += [_fields_table(setting) for setting in section.settings if setting.tables]
+        listed = [setting for setting in section.settings if setting.tables and not setting.shape.named]
+        parts += [_fields_table(setting) for setting in listed]
+    named = [setting for section in _SECTIONS.values() for setting in section.settings if setting.shape.named]
+    parts += [part for setting in named for part in _named_tables(setting)]
     rules = "".join(f"- `{r.path}` {r.must.format(f'`{r.other}`')}: {r.why}.\n" for r in _RULES)
     parts.append(f"## Between settings\n\n{rules}")
     return "\n".join(parts)
@@ -932,7 +1151,9 @@ def _settings_table(settings: Sequence[_Setting]) -> str:
     rows = (
         (
             f"`{s.name}`",
-            "a list of tables, see below" if s.tables else _expected(s.shape),
+            f"{'tables by name' if s.shape.named else 'a list of tables'}, see below"
+            if s.tables
+            else _expected(s.shape),
             "not set" if s.default is None else f"`{_toml(s.default)}`",
             f"`{s.variable}`",
             s.shape.description,
@@ -948,3 +1169,25 @@ def _fields_table(setting: _Setting) -> str:
     table = _rows(("Setting", "Takes", "Description"), ["---"] * 3, *rows)
     example = "".join(f"{name} = {_toml(shape.example)}\n" for name, shape in fields.items())
     return f"### `[[{setting.path}]]`\n\n{table}\n```toml\n[[{setting.path}]]\n{example}```\n"
+
+
+def _named_tables(setting: _Setting) -> Iterator[str]:
+    """The chapters for tables by name."""
+    shape, name = setting.shape, f"{setting.path}.{setting.shape.example}"
+    inner = {f"{name}.{field}": part for field, part in shape.fields.items() if part.fields}
+    yield f"## `[{setting.path}.NAME]`\n\n{shape.description} Here the name is `{shape.example}`.\n"
+    for path, part in inner.items() or [(name, shape)]:
+        says = part.description if inner else ""
+        rows = (
+            (f"`{field}`", _expected(what), _default_of(part, field), what.description)
+            for field, what in part.fields.items()
+        )
+        table = _rows(("Setting", "Takes", "Default", "Description"), ["---"] * 4, *rows)
+        yield f"### `[{path}]`\n\n" + (f"{says}\n\n" if says else "") + table
+
+
+def _default_of(table: _Shape, field: str) -> str:
+    if field not in table.defaults:
+        return "needed"
+    value = table.defaults[field]
+    return "not set" if value is None else f"`{_toml(value)}`"

@@ -41,7 +41,7 @@ CLOSE_CODES = (
 EVENT_STATUS = ("accepted", "rejected", "failed", "unknown")
 API_LIMITS = ("person", "address", "backlog")
 JWKS_RESULTS = ("done", "failed", "unusable")
-REDIS_LINKS = ("commands", "reader", "doorbell", "bell")
+REDIS_LINKS = ("commands", "reader", "doorbell", "bell", "pushes")
 REDIS_ERRORS = ("timeout", "connection", "script", "oom", "loading", "readonly")
 
 
@@ -236,6 +236,9 @@ class Metrics:
     push_backlog: Annotated[Labelled, Gauge("Pushes that stand in a lane.", "app provider")]
     push_breaker: Annotated[Labelled, Gauge("2 while a lane's breaker is open, 1: trying.", "app provider")]
     push_suspended: Annotated[Labelled, Gauge("Environments whose tokens seem bad in mass.", "app provider")]
+    push_certificate_expires: Annotated[
+        Labelled, Gauge("When an app's APNs certificate ends, s since 1970; 0: it has none.", "app")
+    ]
     push_woken: Annotated[int, Counter("Deliveries brought back to their lane when they came due.")]
     push_due: Annotated[float, Gauge("Deliveries that wait until they come due.")]
     # Redis and the process

@@ -419,4 +419,5 @@ def labels(known: Iterable[Lane]) -> dict[str, tuple[str, ...]]:
         "push_backlog": names,
         "push_breaker": names,
         "push_suspended": names,
+        "push_certificate_expires": tuple(lane.app for lane in found if lane.provider == "apns"),
     }

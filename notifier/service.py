@@ -21,8 +21,9 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
 
 from notifier.config import Config, ConfigError, load
-from notifier.core import keys
+from notifier.core import keys, lanes
 from notifier.core.backlog import BURIALS, Backlog
+from notifier.core.credentials import CredentialError
 from notifier.core.intake import Intake
 from notifier.core.self_issued import SelfIssued
 from notifier.core.tokens import REASONS as TOKEN_REASONS
@@ -40,6 +41,7 @@ from notifier.edge.loop import Loop, share
 from notifier.edge.minder import Minder
 from notifier.edge.nest import Entrance
 from notifier.edge.notify import Systemd
+from notifier.edge.push_store import RedisDevices
 from notifier.edge.redis import Address, Connection, ReplyError, Subscription
 from notifier.edge.reload import Reload, read_keys
 from notifier.edge.signals import die_of, on_signal
@@ -48,8 +50,10 @@ from notifier.edge.sse import Streams
 from notifier.edge.store import RedisInbox, RedisLog, RedisShards, Rules, Scripts, buckets
 from notifier.edge.websocket import Gateway
 from notifier.metrics import Metrics
+from notifier.phones import Phones, lanes_of
 from notifier.pipeline import Fanout, Router
 from notifier.ports import Unavailable
+from notifier.sending import labels
 
 log = Logger()
 
@@ -71,8 +75,8 @@ class Options(usage.Options):
 
     synopsis = "[--config FILE]"
     longdesc = (
-        "Real-time notification server: events from Redis to people's WebSockets. Without --config every setting has "
-        "its default; NOTIFIER_SECTION__NAME in the environment overrides a setting. "
+        "Real-time notification server: events from Redis to people's WebSockets and phones. Without --config every "
+        "setting has its default; NOTIFIER_SECTION__NAME in the environment overrides a setting. "
         "`notifier config default` prints a commented configuration, `notifier config check FILE` looks one over."
     )
     optParameters = [["config", "c", None, "The configuration, a TOML file."]]  # noqa: RUF012
@@ -87,7 +91,7 @@ def makeService(options: Options) -> Service:
             return load(Path(path) if path else None, os.environ)
 
         return House(read(), read=read)
-    except (ConfigError, keyring.KeyringError, OSError, ValueError) as error:
+    except (ConfigError, keyring.KeyringError, CredentialError, OSError, ValueError) as error:
         # Not usage.UsageError: twistd shows that of a service as a traceback.
         raise SystemExit(f"notifier: {error}") from None
 
@@ -118,16 +122,19 @@ class House(Service):
         self.systemd = Systemd()
         self.metrics = Metrics(
             {
-                "dead_letters": BURIALS,
+                "dead_letters": dict.fromkeys((*BURIALS, *lanes.BURIALS)),
                 "auth_failures": (*TOKEN_REASONS, "scope", "revoked"),
                 "handshake_rejects": HANDSHAKE_REJECTS,
                 "api_requests": routes.LABELS,
+                **labels(lanes_of(config)),
             }
         )
         self._ports: dict[str, Any] = {}
         self._starting: Deferred[None] | None = None
         self._build()
-        self.reload = Reload(config, read or (lambda: config), self._adopt, self.systemd, self.metrics)
+        self.reload = Reload(
+            config, read or (lambda: config), self._adopt, self.systemd, self.metrics, self.phones.prepare
+        )
 
     # -- building
 
@@ -139,6 +146,7 @@ class House(Service):
         self.calls = Connection(self.reactor, address, "commands", metrics, _report, *limits)
         self.reads = Connection(self.reactor, address, "reader", metrics, _report, *limits)
         self.doorbell = Connection(self.reactor, address, "doorbell", metrics, _report, *limits)
+        self.sends = Connection(self.reactor, address, "pushes", metrics, _report, *limits)
         self.subscription = Subscription(self.reactor, address, "bell", metrics, _report, *limits)
         self.rules = Rules(
             shards=redis.shards,
@@ -150,11 +158,20 @@ class House(Service):
             letters_age=config.dead_letters.days * 86_400_000,
             lease=int(config.fanout.lease_seconds * 1000),
             page_bytes=config.limits.unsent_bytes // 2,
+            devices=config.push.devices_per_user,
+            dead_tokens=config.dead_letters.per_reason,
+            dead_tokens_age=config.dead_letters.days * 86_400_000,
         )
         self.scripts = Scripts()
-        self.calls.scripts = self.reads.scripts = self.scripts.all()
+        self.calls.scripts = self.reads.scripts = self.sends.scripts = self.scripts.all()
         self.slot = Slot(self.reactor, self.calls, config.name, self.incarnation)
-        self.bus = RedisBus(self.subscription, redis.shards, self.incarnation, metrics)
+        self.devices = RedisDevices(self.calls, self.scripts, self.rules)
+        self.phones = Phones(
+            self.reactor, config, self.sends, self.scripts, self.rules, self.devices, lambda: self.slot.name,
+            metrics, _report,
+        )  # fmt: skip
+        heard = self.phones.doorbells.heard if self.phones.lanes else None
+        self.bus = RedisBus(self.subscription, redis.shards, self.incarnation, metrics, heard)
         self.inbox = RedisInbox(self.calls, self.scripts, self.rules, self.incarnation)
         self.loops = self._build_loops()
         level = share(self.loops, lambda: self.slot.processes)
@@ -196,6 +213,7 @@ class House(Service):
             self.reactor, self.inbox, self.verifier, config, metrics,
             publisher=Publisher(self.calls, self._intake(), metrics, config.redis.shards), streams=self.streams,
             document=openapi.encoded(config), address=self.gateway.address,
+            devices=self.devices, apps=self.phones.apps,
         )  # fmt: skip
         self.entrance = Entrance(
             self.reactor,
@@ -226,6 +244,7 @@ class House(Service):
             "readers": self._readers,
             "listeners": self._listeners,
             "canary": self.canary.part,
+            "phones": self.phones.part,
         }
         self._say_jwks()
 
@@ -275,7 +294,7 @@ class House(Service):
                 self._log(keys.events(shard, shards), tagged, wait),
                 Backlog(
                     self._intake(), tagged, self.rules.buckets, config.fanout.batch, config.fanout.batch_bytes,
-                    config.fanout.tries,
+                    config.fanout.tries, self.phones.pushes,
                 ),
                 self.metrics, self.reactor.seconds, _report, config.fanout.claim_seconds,
             )  # fmt: skip
@@ -375,6 +394,8 @@ class House(Service):
     async def _start(self) -> None:
         for connection in (self.calls, self.reads, self.doorbell, self.subscription):
             connection.start()
+        if self.phones.lanes:
+            self.sends.start()
         # What can be said without Redis is said at once: health, metrics and an honest 503.
         await self._listen("admin", self.config.admin.listen, admin_site(self.metrics.render, self.parts))
         await self._settle_in()
@@ -385,6 +406,7 @@ class House(Service):
         self.streams.start()
         for loop in self.loops:
             loop.start()
+        self.phones.start()
         self.minder.start()
         await self._listen("websocket", self.config.websocket.listen, self.gateway)
         await self._listen(
@@ -469,10 +491,12 @@ class House(Service):
             on_signal(self.reactor, number, partial(_at_once, number))
         if self._starting is not None:
             self._starting.cancel()
+        self.phones.halt()  # what a provider was asked is answered while the sockets drain
         await self._stop_listening("websocket", "api")
         self.canary.stop()
         if was_ready:
             await self._drain()
+        await self._stop_phones()
         await self._in_time(self._stop_loops(), "readers did not stop in time")
         self.minder.stop()
         if self.jwks is not None:
@@ -482,9 +506,17 @@ class House(Service):
         self.hub.stop()
         await self._in_time(self.slot.give(), "slot not given back, it will expire")
         await self._stop_listening("admin")
-        for connection in (self.subscription, self.doorbell, self.reads, self.calls):
+        for connection in (self.subscription, self.doorbell, self.sends, self.reads, self.calls):
             await connection.stop()
         log.info("notifier has stopped")
+
+    async def _stop_phones(self) -> None:
+        """Before the slot goes: what is under way is settled under its name."""
+        left = self._stop_by - self.reactor.seconds()
+        longest = min(self.config.push.drain_seconds, left)
+        await self._in_time(
+            self.phones.stop(), "pushes under way did not end in time: they come again", longest
+        )
 
     async def _stop_loops(self) -> None:
         for loop in self.loops:
@@ -492,10 +524,13 @@ class House(Service):
         stops = [Deferred.fromCoroutine(loop.stop()) for loop in self.loops]
         await gatherResults(stops, consumeErrors=True)
 
-    async def _in_time(self, work: Coroutine[Any, Any, Any], otherwise: str) -> None:
+    async def _in_time(
+        self, work: Coroutine[Any, Any, Any], otherwise: str, longest: float | None = None
+    ) -> None:
         """Not for ever: with Redis away each call waits for its own deadline. Leases and names expire by themselves."""
         ended = Deferred.fromCoroutine(work)
-        ended.addTimeout(max(LAST_CALLS, self._stop_by - self.reactor.seconds()), self.reactor)
+        left = self._stop_by - self.reactor.seconds() if longest is None else longest
+        ended.addTimeout(max(LAST_CALLS, left), self.reactor)
         try:
             await ended
         except Exception as error:

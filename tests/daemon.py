@@ -48,6 +48,7 @@ class Daemon:
 
     folder    where configuration and log go
     settings  sections of the configuration, over DEFAULTS
+    more      TOML to append
     name      consumer name, and that of the files
     program   what the interpreter runs, before the options of `twistd notifier`
     """
@@ -59,6 +60,7 @@ class Daemon:
         settings: Settings | None = None,
         *,
         name: str = "notifier",
+        more: str = "",
         program: Sequence[str] = TWISTD,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,12 +70,12 @@ class Daemon:
         secret = folder / "tests.secret"
         secret.write_text(SECRET)
         secret.chmod(0o600)
-        self._write(redis_url, settings or {}, secret)
+        self._write(redis_url, settings or {}, secret, more)
         self._process: subprocess.Popen[bytes] | None = None
         self._began = 0  # where in the log the present process begins
         self._ports: Mapping[str, int] = {}
 
-    def _write(self, redis_url: str, settings: Settings, secret: Path) -> None:
+    def _write(self, redis_url: str, settings: Settings, secret: Path, more: str) -> None:
         tree: dict[str, dict[str, object]] = {
             "redis": {"url": redis_url},
             "admin": {"listen": f"tcp:{self.admin_port}:interface=127.0.0.1"},
@@ -87,7 +89,7 @@ class Daemon:
             lines += [f"{name} = {json.dumps(value)}" for name, value in values.items()]
         key = {"kid": KID, "algorithm": "HS256", "file": str(secret)}
         lines += ["[[tokens.keys]]", *(f"{name} = {json.dumps(value)}" for name, value in key.items())]
-        self.config.write_text("\n".join(lines) + "\n")
+        self.config.write_text("\n".join(lines) + f"\n{more}")
 
     # -- life
 

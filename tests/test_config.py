@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from msgspec.inspect import FloatType, IntType, StrType
 
 from notifier import config
-from notifier.config import Config, ConfigError, Key, Redis, load
+from notifier.config import Apns, Config, ConfigError, Fcm, Gcm, Key, Redis, TypePush, load
 
 ROOT = Path(__file__).parent.parent
 SECRET = "hunter2-canary"
@@ -28,7 +28,10 @@ SETTINGS = list(config._SETTINGS.values())
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder that holds every file which the examples of the settings name."""
-    for name in ("redis.password", "redis-ca.pem", "2026-11.pub", "jwks.json"):
+    for name in (
+        "redis.password", "redis-ca.pem", "2026-11.pub", "jwks.json", "AuthKey_ABC1234567.p8", "photos.p12",
+        "photos.password", "authority.pem", "firebase.json", "gateway.key",
+    ):  # fmt: skip
         (tmp_path / name).touch()
     return tmp_path
 
@@ -75,10 +78,38 @@ def test_the_default_file_holds_every_setting_and_its_comments_are_good_settings
     text = re.sub(r"^#(?=[a-z\[])", "", config.default_toml(), flags=re.MULTILINE)
     text = text.replace("redis://127", "rediss://127")  # which the example of a CA file asks for
     tree = tomllib.loads(text)
+    (photos,), (like,) = tree.pop("apps").values(), tree.pop("types").values()
     held = {name: set(table) for name, table in tree.items() if isinstance(table, dict)}
-    every = {(s.path.rpartition(".")[0], s.name) for s in SETTINGS}
-    assert {(section, name) for section, names in held.items() for name in names} == every - {("", "name")}
+    every = {(s.path.rpartition(".")[0], s.name) for s in SETTINGS if s.path not in ("name", "apps", "types")}
+    assert {(section, name) for section, names in held.items() for name in names} == every
     assert read(text).tokens.keys[0].algorithm == "EdDSA"
+    assert read(text).apps["photos"].apns == Apns(**photos["apns"] | _files(photos["apns"], read(text)))
+    assert set(like) == set(msgspec.structs.asdict(TypePush()))
+
+
+def test_what_stands_for_other_settings_is_a_good_setting_too(read: Callable[..., Config]) -> None:
+    text = config.default_toml()
+    section = text[text.index("#[apps.photos.apns]") :]
+    apns = re.findall(r"^# (certificate_file|password_file) = (.*)$", section, re.MULTILINE)
+    gcm = section[section.index("# [apps.photos.gcm]") : section.index("#[types.like]")]
+    lines = [
+        "[apps.photos.apns]",
+        'topic = "com.example.photos"',
+        *(f"{name} = {value}" for name, value in apns),
+    ]
+    lines += [line[2:] for line in gcm.splitlines() if re.match(r"# [a-z_\[].*[=\]]", line)]
+    app = read("\n".join(lines)).apps["photos"]
+    assert app.apns is not None
+    assert app.apns.certificate_file is not None
+    assert app.gcm is not None
+
+
+def _files(table: Mapping[str, Any], read: Config) -> Mapping[str, Any]:
+    """The paths that came back absolute."""
+    apns = read.apps["photos"].apns
+    assert apns is not None
+    found = msgspec.structs.asdict(apns)
+    return {name: found[name] for name in table if name.endswith("_file")}
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=operator.attrgetter("path"))
@@ -105,7 +136,8 @@ def test_every_setting_is_described_bounded_and_at_a_good_default(setting: Any) 
     shape = setting.shape
     assert shape.description.endswith("."), "one sentence of documentation"
     assert "\n" not in shape.description
-    for part in (shape.item, *shape.fields.values()):
+    inner = [part for field in shape.fields.values() for part in (field, *field.fields.values())]
+    for part in (shape.item, *inner):
         if isinstance(part.kind, IntType | FloatType):
             assert part.kind.ge is not None
             assert part.kind.le is not None
@@ -130,7 +162,10 @@ def test_the_tree_is_frozen() -> None:
 
 def test_no_secret_can_be_a_setting() -> None:
     names = {s.name for s in SETTINGS} | set(msgspec.structs.asdict(Key("a", "ES256", "b")))
-    assert {name for name in names if re.search("password|secret|token|private", name)} == {"password_file"}
+    names |= {field for table in (Apns, Fcm, Gcm, TypePush) for field in table.__struct_fields__}
+    found = {name for name in names if re.search("password|secret|token|private|key", name)}
+    # where tokens are had is no secret, nor is what Apple calls a key
+    assert found == {"password_file", "key_file", "key_id", "keys", "token_hosts", "token_url"}
 
 
 # --- Loading -----------------------------------------------------------------------------------------
@@ -536,6 +571,68 @@ def test_a_misplaced_secret_is_not_repeated(read: Callable[..., Config], text: s
     assert SECRET not in repr(caught.value)
 
 
+# --- Apps and types --------------------------------------------------------------------------------------
+
+APNS_KEY = 'key_file = "AuthKey_ABC1234567.p8"\nkey_id = "ABC1234567"\nteam_id = "TEAM123456"\n'
+TOPIC = '[apps.photos.apns]\ntopic = "com.example.photos"\n'
+
+
+def test_apps_by_name(read: Callable[..., Config], folder: Path) -> None:
+    text = f"{TOPIC}{APNS_KEY}[apps.photos.fcm]\nservice_account_file = 'firebase.json'\n[apps.Web-2.fcm]\n"
+    apps = read(f"{text}service_account_file = 'firebase.json'\nurl = 'https://127.0.0.1:9'").apps
+    assert list(apps) == ["photos", "Web-2"]
+    photos = apps["photos"]
+    assert photos.apns == Apns(
+        "com.example.photos", str(folder / "AuthKey_ABC1234567.p8"), "ABC1234567", "TEAM123456"
+    )
+    assert photos.fcm == Fcm(str(folder / "firebase.json"))
+    assert photos.gcm is None
+    assert apps["Web-2"].fcm is not None
+    assert apps["Web-2"].fcm.url == "https://127.0.0.1:9"
+
+
+def test_apps_by_the_environment(read: Callable[..., Config]) -> None:
+    given = '{photos = {fcm = {service_account_file = "firebase.json"}}}'
+    assert list(read(NOTIFIER_APPS=given).apps) == ["photos"]
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        (TOPIC, "apps.photos.apns", "expected key_file, key_id and team_id, or certificate_file"),
+        (TOPIC + 'key_id = "ABC1234567"', "apps.photos.apns", "key_file, key_id and team_id go together"),
+        (TOPIC + APNS_KEY + "certificate_file = 'photos.p12'", "apps.photos.apns", "two ways"),
+        (TOPIC + APNS_KEY + "password_file = 'photos.password'", "apps.photos.apns", "no password"),
+        ("[apps.photos.apns]\n" + APNS_KEY, "apps.photos.apns.topic", "missing, expected a bundle id"),
+        (TOPIC + APNS_KEY.replace("TEAM123456", "team"), "apps.photos.apns.team_id", "10 capital letters"),
+        (TOPIC + "key = 1\n" + APNS_KEY, "apps.photos.apns.key", "did you mean apps.photos.apns.key_"),
+        ("[apps.photos]", "apps.photos", "expected a table for a provider"),
+        ("[apps.photos]\napsn = {}", "apps.photos.apsn", "did you mean apps.photos.apns?"),
+        ("[apps.'no blank'.fcm]\nservice_account_file = 'firebase.json'", 'apps."no blank"', "1 to 32 characters"),
+        ("apps = 1", "apps", "expected up to 64 tables by name"),
+        ("[types.lik]", "types.lik", "did you mean types.like?"),
+        ("[types.zebra]", "types.zebra", "events.types has follow, like, comment"),
+        ("[types.like]\npush = 'unseen'", "types.like.push", 'one of "offline", "always", "off"'),
+        ("[types.like]\nttl_seconds = 0", "types.like.ttl_seconds", "from 1 to 2_419_200"),
+        ("[push]\ntoken_hosts = ['127.0.0.1']", "push.token_hosts[0]", "expected a host"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_an_app_or_a_type(faults: Check, text: str, path: str, message: str) -> None:
+    found = faults(text)
+    assert list(found) == [path]
+    assert message in found[path]
+
+
+def test_an_app_has_one_way_to_android(faults: Check) -> None:
+    text = "[apps.a.fcm]\nservice_account_file = 'firebase.json'\n[apps.a.gcm]\nkey_file = 'gateway.key'\n"
+    assert "keep gcm only" in faults(text + "url = 'https://push.example.com/'")["apps.a"]
+
+
+def test_types_of_ones_own_have_pushes_too(read: Callable[..., Config]) -> None:
+    text = "[events]\ntypes = ['wave']\n[types.wave]\npush = 'always'\nhidden = 'on'\nsound = ''"
+    assert read(text).types == {"wave": TypePush(push="always", hidden="on", sound="")}
+
+
 # --- Between settings --------------------------------------------------------------------------------
 
 BROKEN: dict[tuple[str, str], Mapping[str, str]] = {
@@ -555,6 +652,7 @@ BROKEN: dict[tuple[str, str], Mapping[str, str]] = {
     },
     ("limits.unauthenticated_bytes", "limits.message_bytes"): {"LIMITS__UNAUTHENTICATED_BYTES": "16385"},
     ("inbox.page", "limits.window"): {"INBOX__PAGE": "101", "LIMITS__WINDOW": "100"},
+    ("push.breaker_floor_seconds", "push.breaker_cap_seconds"): {"PUSH__BREAKER_CAP_SECONDS": "0.4"},
     ("drain.seconds", "drain.timeout_seconds"): {"DRAIN__SECONDS": "30.5"},
 }
 KEPT = {

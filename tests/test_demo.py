@@ -26,6 +26,7 @@ from wsproto.events import AcceptConnection, CloseConnection, Request, TextMessa
 
 from notifier.cli.page_server import FILES
 from notifier.edge.embedded import HOST, EmbeddedServer
+from tests.daemon import wait_until
 from tests.servers import Valkey, missing
 
 NOTIFIER = (sys.executable, "-c", "from notifier.cli.main import main; main()")
@@ -35,6 +36,7 @@ PARTS = {
     "api": "http://127.0.0.1:{}",
     "admin": "http://127.0.0.1:{}",
     "page": "http://127.0.0.1:{}/",
+    "sandbox": "http://127.0.0.1:{}/",
 }
 LIKE = {"type": "like", "actor": {"id": "ana"}, "to": ["7"], "object": {"type": "photo", "id": "99"}}
 
@@ -244,6 +246,25 @@ def test_an_event_reaches_the_person_by_socket_and_api(shared: Running) -> None:
         assert set(json.loads(said)) == {"entry"}
     assert (heard["kind"], heard["actors"], heard["object"]) == ("like", [{"id": "ana"}], LIKE["object"])
     assert ask(f"{endpoints['api']}/v1/inbox", Authorization=f"Bearer {token}")[0] == 200
+
+
+def test_an_event_reaches_the_persons_phones_too(shared: Running) -> None:
+    endpoints = shared.ready()
+    bearer = json.loads(ask(endpoints["page"] + "token?user=phones")[2])
+    assert bearer["sandbox"] == endpoints["sandbox"]
+    fields = {"Authorization": f"Bearer {bearer['token']}", **AS_JSON}
+    named = {"apns": "de30" + "ab" * 32, "fcm": "demo:phones-of-the-demo"}
+    for platform, name in named.items():
+        told = json.dumps({"platform": platform, "app": "demo"})
+        assert ask(f"{endpoints['api']}/v1/devices/{name}", "PUT", told, **fields)[0] == 204
+    event = json.dumps({**LIKE, "to": ["phones"]})
+    redis(endpoints["redis"], "XADD", "notifier:events", "*", "event", event)
+
+    def shown() -> list[Any]:
+        said = ask(f"{endpoints['sandbox']}devices?tokens={','.join(named.values())}")[2]
+        return [phone for phone in json.loads(said)["devices"] if phone["shown"]]
+
+    wait_until(lambda: len(shown()) == 2, 20, "the phones show nothing")
 
 
 def test_the_page_mints_tokens_that_work(shared: Running) -> None:

@@ -36,7 +36,10 @@ HOUSE = {
     "notifier.metrics": Layer((), ("msgspec", "prometheus_client")),
     "notifier.edge": Layer((*INNER, "notifier.edge"), ANY),
     "notifier.sandbox": Layer((*INNER, "notifier.edge", "notifier.sandbox"), ANY),
-    "notifier.service": Layer((*INNER, "notifier.edge", "notifier.pipeline", "notifier.sending"), ANY),
+    "notifier.phones": Layer((*INNER, "notifier.edge", "notifier.sending"), ANY),
+    "notifier.service": Layer(
+        (*INNER, "notifier.edge", "notifier.phones", "notifier.pipeline", "notifier.sending"), ANY
+    ),
     "notifier.cli": Layer(("notifier",), ANY),
     "notifier": Layer((), ()),
     "webapp": Layer(("webapp",), ANY),

@@ -31,6 +31,7 @@ for second in 1 2 3 4 5 6 7 8; do sleep 1; kill -0 "$1" || exit; done
 kill -KILL "$1"
 """
 WEBSOCKET_PATH: Final = "/v1/websocket"
+KINDS: Final = ("follow", "like", "comment")
 LISTENERS: Final = ("websocket", "api", "admin")
 TAIL_LINES, TAIL_MOST = 8, 30
 
@@ -116,8 +117,10 @@ class Daemon:
             guard.wait()
 
 
-def daemon_toml(redis_url: str, page_origins: Iterable[str]) -> str:
-    """The daemon's configuration: all on the loopback, on free ports, for these pages and our key alone."""
+def daemon_toml(redis_url: str, page_origins: Iterable[str], app: str = "") -> str:
+    """The daemon's configuration: all on the loopback, on free ports, for these pages and our key alone.
+
+    `app`: TOML of the one app, whose phones are told of everything beside the bell."""
     # Each once: whoever names our own page with --origin says nothing new.
     origins = ", ".join(f'"{origin}"' for origin in dict.fromkeys(page_origins))
     listen = f'listen = "tcp:0:interface={HOST}"'
@@ -151,7 +154,9 @@ file = "keys/{KID}.pub"
 [drain]
 seconds = 1.0
 timeout_seconds = 3.0
-"""
+
+{app}
+{"".join(f'[types.{kind}]{chr(10)}push = "always"{chr(10)}' for kind in KINDS) if app else ""}"""
 
 
 def environment(ours: Mapping[str, str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`notifier demo`: Valkey, the daemon and a web page on this machine, until Ctrl-C."""
+"""`notifier demo`: Valkey, fake APNs and FCM, the daemon and a web page on this machine, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ from notifier.edge.operator_key import make_operator_key, mint
 
 log = Logger()
 
+APP: Final = "demo"  # the one that phones are registered with
 TOKEN_SECONDS: Final = 900
 READY_SECONDS: Final = 30.0  # for the daemon, on a slow machine
 ANSWER_SECONDS: Final = 15.0
@@ -79,6 +80,7 @@ class Demo:
         self._redis = EmbeddedServer(folder.redis)
         self._daemon = Daemon(folder.config, folder.daemon_log)
         self._redis_starting = False
+        self._sandbox: Any = None
         self._page: Any = None
         self._producer: Any = None
 
@@ -110,10 +112,12 @@ class Demo:
         self._listen()
         with self._step("Redis (embedded Valkey)"):
             await self._start_redis()
+        with self._step("phones (fake APNs and FCM)"):
+            app = self._start_sandbox()
         with self._step("notifier daemon"):
             own = [f"http://{host}" for host in own_hosts(self.page_port)]
             self.folder.config.write_text(
-                daemon_toml(self._redis.url, [*own, *self.origins]), encoding="utf-8"
+                daemon_toml(self._redis.url, [*own, *self.origins], app), encoding="utf-8"
             )
             self._daemon.start()
             self.endpoints = self._urls(await self._until(self._daemon.ports, READY_SECONDS, self._not_ready))
@@ -176,6 +180,18 @@ class Demo:
             replyTimeout=5,
         )
 
+    def _start_sandbox(self) -> str:
+        """Start it; the app of the configuration that sends to it."""
+        try:
+            from notifier.sandbox.credentials import app_toml, make_credentials
+            from notifier.sandbox.listen import start
+        except ModuleNotFoundError as error:
+            raise DemoError(f"{error.name} is not installed: pip install 'notifier[embedded]'") from None
+        made = make_credentials(self.folder.sandbox)
+        self._sandbox = start(self.reactor, self.folder.sandbox)
+        found = self._sandbox.endpoints
+        return app_toml(APP, made, found.apns, found.fcm, found.token_uri, found.authority)
+
     def _urls(self, ports: dict[str, int]) -> dict[str, str]:
         return {
             "redis": self._redis.url,
@@ -183,6 +199,7 @@ class Demo:
             "api": f"http://{HOST}:{ports['api']}",
             "admin": f"http://{HOST}:{ports['admin']}",
             "page": f"http://{HOST}:{self.page_port}/",
+            "sandbox": self._sandbox.endpoints.sandbox,
         }
 
     async def _until(self, ask: Callable[[], T | None], seconds: float, fault: Callable[[], str]) -> T:
@@ -228,6 +245,7 @@ Send    redis-cli -p {self._redis.port} XADD {FRONT_DOOR} '*' event '{event}'
 Token   {try_token}
 Socket  {self.endpoints["websocket"]}
 API     {self.endpoints["api"]}
+Phones  {self.endpoints["sandbox"]}
 Health  {self.endpoints["admin"]}/readyz
 Logs    {self.folder.daemon_log}
         (these addresses are in {self.folder.endpoints})
@@ -268,7 +286,7 @@ Stop    Ctrl-C, or SIGTERM to process {os.getpid()}. The data stays in {self.fol
         now = time.time()
         token = mint(self.folder.key.read_bytes(), KID, "EdDSA", user, AUDIENCE, TOKEN_SECONDS, now)
         websocket, api = self.endpoints["websocket"], self.endpoints["api"]
-        return Token(user, token, int(now) + TOKEN_SECONDS, websocket, api)
+        return Token(user, token, int(now) + TOKEN_SECONDS, websocket, api, self.endpoints["sandbox"])
 
     async def _publish(self, event: bytes) -> str:
         if self._producer is None:
@@ -292,6 +310,8 @@ Stop    Ctrl-C, or SIGTERM to process {os.getpid()}. The data stays in {self.fol
         if self._page is not None:
             await self._page.stopListening()
         await deferToThread(self._daemon.stop, DAEMON_STOP)
+        if self._sandbox is not None:  # after the daemon, which may still have had something to send
+            await self._sandbox.stop()
         if self._producer is not None:
             with suppress(Exception):
                 await self._producer.disconnect()
@@ -354,7 +374,7 @@ Exit codes: 0 stopped when asked to, 1 could not start or a part died (stderr sa
     "May be given again.",
 )
 def demo(port: int, data: Path, origins: tuple[str, ...]) -> None:
-    """Start everything on this machine and leave it running: Valkey, the daemon, and a page to try it on.
+    """Start everything on this machine and leave it running: Valkey, the daemon, phones, and a page to try it on.
 
     All of it listens on the loopback. When every part answers, the addresses are printed and written to
     .demo/endpoints.json, which goes away when the demo ends. Ctrl-C stops everything.

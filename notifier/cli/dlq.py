@@ -306,11 +306,11 @@ def retry(
 
 
 async def _retry_batch(letters: Letters, batch: list[DeadLetter], as_new: bool, bar: Progress) -> int:
-    from notifier.edge.letters import NO_EVENT
+    from notifier.edge.letters import NOT_EVENTS
 
-    events = [letter for letter in batch if letter.name.reason != NO_EVENT]
+    events = [letter for letter in batch if letter.name.reason not in NOT_EVENTS]
     for letter in batch:
-        if letter.name.reason == NO_EVENT:
+        if letter.name.reason in NOT_EVENTS:
             bar.say(f"{letter.name} holds no event; it can only be shown and dropped")
     made = await letters.retry(events, as_new)
     for letter, entry in zip(events, made, strict=True):

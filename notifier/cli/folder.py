@@ -31,6 +31,7 @@ class DemoFolder:
         self.redis: Final = self.path / "redis"
         self.config: Final = self.path / "notifier.toml"
         self.daemon_log: Final = self.path / "notifier.log"
+        self.sandbox: Final = self.path / "sandbox"
         self.page_log: Final = self.path / "page.log"
         self.endpoints: Final = self.path / "endpoints.json"
         self._pointer = self.path / "folder"

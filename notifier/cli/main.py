@@ -25,6 +25,8 @@ COMMANDS: Final[dict[str, Place]] = {
     "publish": Place("notifier.cli.publish", "publish", "Append events to the front door."),
     "watch": Place("notifier.cli.watch", "watch", "Follow a person's notifications on a WebSocket."),
     "revoke": Place("notifier.cli.revoke", "revoke", "Void all tokens of a person; close their sockets."),
+    "device": Place("notifier.cli.device", "device", "Add, list, remove, export or import devices."),
+    "doctor": Place("notifier.cli.doctor", "doctor", "Check what a server depends on: APNs and FCM."),
     "dlq": Place("notifier.cli.dlq", "dlq", "List, show, retry or drop dead letters."),
     "sandbox": Place(
         "notifier.cli.sandbox", "sandbox", "Fake APNs and FCM to test push code with, and phones."

@@ -31,7 +31,9 @@ JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"  # RFC 9457
 TOKEN: Final = "/token"  # noqa: S105  # a path
 # notifier.js is the client that everybody uses: a link into clients/js, in a wheel a file like the others.
-SCRIPTS: Final = ("list", "notifier", "page", "person", "publisher", "server", "toasts", "words")
+SCRIPTS: Final = (
+    "list", "notifier", "page", "person", "phones", "publisher", "server", "toasts", "words",
+)  # fmt: skip
 FILES: Final = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
@@ -42,7 +44,7 @@ HEADERS: Final = {
     # Whatever port the daemon gets at its next start, on this machine only; the icon is a data: URL.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-        "connect-src 'self' ws://127.0.0.1:* http://127.0.0.1:*; "
+        "connect-src 'self' ws://127.0.0.1:* http://127.0.0.1:*; frame-src http://127.0.0.1:*; "
         "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     ),
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -54,13 +56,16 @@ HEADERS: Final = {
 
 
 class Token(msgspec.Struct, frozen=True):
-    """What the page needs to be somebody: a token, when it ends (s since 1970), and where to use it."""
+    """What the page needs to be somebody: a token, when it ends (s since 1970), and where to use it.
+
+    `sandbox`: where their phones are shown; empty without any."""
 
     user: str
     token: str
     expires: int
     websocket: str
     api: str
+    sandbox: str = ""
 
 
 class PublishError(Exception):

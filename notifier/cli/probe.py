@@ -69,5 +69,6 @@ QUESTIONS: Final[dict[str, Callable[[SplitResult], str | None]]] = {
     "admin": lambda url: _status(url, "/readyz", 200),
     "websocket": _websocket,
     "api": lambda url: _status(url, "/v1/inbox", 401),  # no token was sent: that it asks for one is an answer
+    "sandbox": lambda url: _status(url, "/counts", 200),
     "page": lambda url: _status(url, url.path, 200),
 }

@@ -54,6 +54,11 @@ class Gate:
         self.depths: dict[int, int] = {}  # entries in the lane's streams, by who reads them
         self.trying = 0  # batches under way that were read to try the lane with
 
+    def renew(self) -> None:
+        """The credential is another now: what was heard of the old one says nothing of it."""
+        self.breaker = Breaker(self.rule.breaker)
+        self.guards = {environment: Guard(self.rule.guard) for environment in self.guards}
+
     def state(self, steady: float) -> BreakerState:
         """The breaker's."""
         return self.breaker.state(steady)

@@ -26,6 +26,8 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from notifier.config import Api as ApiSettings
 from notifier.config import Config, Limits
 from notifier.core import payload, session
+from notifier.core.devices import App, Refused, device_id
+from notifier.core.devices import register as described
 from notifier.core.inbox import Join, Joined, Mark, MarkKind, Page, Place
 from notifier.core.session import READ_IDS, Close, Start
 from notifier.core.tokens import Identity, TokenError, Verifier
@@ -34,7 +36,7 @@ from notifier.edge.http import Answer, BoundedChannel, BoundedRequest, BoundedSi
 from notifier.edge.redis import ReplyError
 from notifier.edge.throttle import Buckets
 from notifier.metrics import Metrics
-from notifier.ports import Inbox, Unavailable
+from notifier.ports import Devices, Inbox, Unavailable
 
 log = Logger()
 
@@ -53,6 +55,7 @@ EVENT_STREAM: Final = "text/event-stream"
 PROBLEM: Final = "application/problem+json"
 PREFLIGHT_SECONDS: Final = 7200  # the longest that browsers remember a preflight
 
+NO_APPS: Final[Mapping[str, App]] = {}
 _NOWHERE: Final = Place(0, "0", 0)
 _BEARER: Final = re.compile(r"bearer +(\S+)", re.IGNORECASE)
 _NUMBER: Final = re.compile(r"[0-9]{1,15}")
@@ -310,6 +313,8 @@ class Api:
 
     publisher: Publisher | None = None
     streams: Streams | None = None
+    devices: Devices | None = None
+    apps: Mapping[str, App] = NO_APPS  # what devices may be registered with
     document = b""
     address: Callable[[str, str], str | None]
     in_query = False  # may the token of a stream be in the query?
@@ -400,6 +405,27 @@ class Api:
         results = await self.publisher.publish(request.content.read(), who)
         return request.dress(Answer(202, _encode({"results": results}), JSON))
 
+    @app.route("/v1/devices/<quoted>", methods=["PUT"])
+    async def register(self, request: ApiRequest, quoted: str) -> bytes:
+        """A device is this person's now, and nobody else's. The app says so again at each of its starts."""
+        who, store = self._person(request), self._devices()
+        json_only(request.field_lines("content-type"))
+        found = described(unquote(quoted), request.content.read(), self.apps, int(self.now() * 1000))
+        if isinstance(found, Refused):
+            raise not_a_device(found)
+        await self._stand(who)  # a revoked token registers nothing
+        # Also when somebody else has registered it meanwhile: that came after this, and both were done.
+        await store.register(who.user, found)
+        return request.dress(Answer(204, b""))
+
+    @app.route("/v1/devices/<quoted>", methods=["DELETE"])
+    async def unregister(self, request: ApiRequest, quoted: str) -> bytes:
+        """A device is told nothing any more. Again, or of another's device, it changes nothing."""
+        who, store = self._person(request), self._devices()
+        await self._stand(who)
+        await store.unregister(who.user, device_id(unquote(quoted)))
+        return request.dress(Answer(204, b""))
+
     @app.route("/v1/stream", methods=["GET"])
     async def stream_head(self, request: ApiRequest) -> bytes:
         """HEAD alone comes here: a stream itself is begun by `follow`, past Klein."""
@@ -435,6 +461,11 @@ class Api:
         who = request.identify(SCOPE)
         self.charge("person", self.people, who.user)
         return who
+
+    def _devices(self) -> Devices:
+        if self.devices is None:
+            raise Problem("not-found", "no devices are kept here")
+        return self.devices
 
     def identify(self, token: str, scope: str) -> Identity:
         """Whose token it is. Raises Problem unless it is good for `scope`."""
@@ -481,6 +512,13 @@ class Api:
         (changed,) = await self.inbox.mark([mark])
         self.metrics.marks.count(mark.kind, changed)
         return request.json({"changed": changed, **standing(await self._stand(who))})
+
+
+def not_a_device(refused: Refused) -> Problem:
+    """400 for a registration; it never quotes the token."""
+    if refused.field == "token":
+        return invalid(refused.detail, parameter="token")
+    return invalid(refused.detail, pointer=f"#/{refused.field}" if refused.field else "#")
 
 
 def revoked() -> Problem:
@@ -651,7 +689,7 @@ class ApiRequest(BoundedRequest):
         if self._origin() is None:
             raise Problem("foreign-origin", "its origin is not on the list api.origins")
         fields = {
-            "Access-Control-Allow-Methods": "GET, HEAD, POST, DELETE",
+            "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, DELETE",
             "Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID",
             "Access-Control-Max-Age": str(PREFLIGHT_SECONDS),
         }
@@ -692,15 +730,18 @@ class ApiSite(BoundedSite):
 def api_site(
     reactor: Any, inbox: Inbox, verifier: Verifier, config: Config, metrics: Metrics, *,
     publisher: Publisher | None = None, streams: Streams | None = None, document: bytes = b"",
+    devices: Devices | None = None, apps: Mapping[str, App] = NO_APPS,
     address: Callable[[str, str], str | None] = lambda peer, forwarded: None,
     now: Callable[[], float] = time.time,
 ) -> ApiSite:  # fmt: skip
     """The site to listen with. `reactor` is Twisted's, or a clock for the time limits; tokens go by `now`.
 
     `document` describes the API; `address` tells whom to count a request for, by the peer's address and
-    X-Forwarded-For (None: nobody). Without `publisher` and `streams` their addresses answer 404.
+    X-Forwarded-For (None: nobody). Without `publisher`, `streams` and `devices` their addresses answer 404. Devices are
+    registered with one of `apps`.
     """
     api = Api(reactor, inbox, verifier, metrics, config.inbox.page, config.limits, now)
     api.publisher, api.streams, api.document, api.address = publisher, streams, document, address
+    api.devices, api.apps = devices, apps
     api.in_query = config.api.event_source == "on"
     return ApiSite(api, reactor, config.api)

@@ -57,6 +57,8 @@ class Fcm:
     `rate`: what the project may be sent by this process.
     """
 
+    validate_only = False  # FCM looks at messages and delivers none
+
     def __init__(
         self,
         reactor: Any,
@@ -122,6 +124,8 @@ class Fcm:
             if ready is None:
                 ready = prepared[id(push)] = prepare(push, int(self._now() * 1000))
             body = ready.body(request.delivery.device.token)
+            if self.validate_only:
+                body = b'{"validate_only":true,' + body[1:]
         except ValueError:  # longer than FCM takes, though without a word in it
             batch.tell(index, _UNREADABLE)
             return

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 from twisted.internet.defer import Deferred, DeferredList
 
-from notifier.core import keys
+from notifier.core import keys, lanes
 from notifier.core.backlog import BURIALS
 from notifier.core.identity import mark
 
@@ -20,7 +20,10 @@ Call = Callable[..., Deferred[Any]]
 """Sends one command; its answer, or notifier.ports.Unavailable, or notifier.edge.redis.ReplyError."""
 
 NO_EVENT: Final = "no_event"
-REASONS: Final = BURIALS
+REASONS: Final = tuple(dict.fromkeys((*BURIALS, *lanes.BURIALS)))
+NOT_EVENTS: Final = frozenset(
+    (NO_EVENT, *lanes.BURIALS)
+)  # nothing that the front door could take: fields, pushes
 FRONT: Final = "in"
 PAGE: Final = 50  # letters a read
 MOST: Final = 100  # letters a retry, and bytes: a script holds up everybody else
@@ -104,6 +107,8 @@ def event_of(letter: DeadLetter, as_new: bool = False) -> bytes:
     """
     if letter.name.reason == NO_EVENT:
         raise NotAnEvent(f"{letter.name} holds no event, only the fields of an entry without `event`")
+    if letter.name.reason in NOT_EVENTS:
+        raise NotAnEvent(f"{letter.name} holds a push, whose time is over; the notification is in the inbox")
     if not letter.to and not as_new:
         return letter.raw
     try:

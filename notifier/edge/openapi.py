@@ -12,7 +12,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from notifier.config import Config
 from notifier.core import intake
-from notifier.core.model import Actor, Object
+from notifier.core.devices import Platform
+from notifier.core.model import Actor, Environment, Object
 from notifier.edge import api
 from notifier.edge.api import EVENT_STREAM, JSON, KINDS, PROBLEM, PUBLISH, SCOPE, Epoch, Seq
 from notifier.edge.events_api import MOST_EVENTS, Result
@@ -76,6 +77,19 @@ class Marked(Inbox):
     changed: Annotated[int, Meta(ge=0, description="How many changes the mark has made.")]
 
 
+class DeviceBody(Struct):
+    """A device as its app registers it. What the app does not know it leaves out."""
+
+    platform: Annotated[Platform, Meta(description="`gcm` is the older name of `fcm`.")]
+    app: Annotated[str, Meta(description="The id of the app in the configuration.")]
+    environment: Annotated[
+        Environment | UnsetType, Meta(description="Apple's; without it the one of the app's configuration.")
+    ] = UNSET
+    locale: Annotated[str, Meta(description="A language tag such as pt-BR.")] = ""
+    time_zone: Annotated[str, Meta(description="Such as Europe/Berlin.")] = ""
+    app_version: Annotated[str, Meta(max_length=64)] = ""
+
+
 class Results(Struct):
     """What became of each event, in the order of the request."""
 
@@ -102,7 +116,7 @@ class ProblemDetails(Struct):
 
 
 STRUCTS: Final = (
-    Inbox, Rows, Sync, Marked, Results, ProblemDetails, api.SeenBody, api.ReadBody,
+    Inbox, Rows, Sync, Marked, Results, ProblemDetails, api.SeenBody, api.ReadBody, DeviceBody,
 )  # fmt: skip
 
 
@@ -144,6 +158,10 @@ OPERATIONS: Final = (
     Operation("post", "/v1/inbox/read", "markRead", "Some rows, or all up to a seq, have been opened", SCOPE, 200,
               "Marked", BODY, "ReadBody"),
     Operation("delete", "/v1/inbox/{id}", "deleteRow", "A row goes away", SCOPE, 200, "Marked", parameters=("id",)),
+    Operation("put", "/v1/devices/{token}", "registerDevice", "A device is this person's now, and nobody else's", SCOPE,
+              204, None, BODY, "DeviceBody", parameters=("token",)),
+    Operation("delete", "/v1/devices/{token}", "unregisterDevice", "A device is told nothing any more", SCOPE, 204,
+              None, parameters=("token",)),
     Operation("get", "/v1/stream", "follow", "The changes of an inbox as they happen", SCOPE, 200, None,
               ("too-many-connections", "unavailable"), parameters=("epoch", "after", "lastEventId"), store=False),
     Operation("post", "/v1/events", "publish", "Append events", PUBLISH, 202, "Results",
@@ -172,6 +190,11 @@ _PARAMETERS: Final[Mapping[str, dict[str, Any]]] = {
     "lastEventId": {
         "name": "Last-Event-ID", "in": "header", "description": "The id of the last event seen; wins over the query.",
         "schema": {"type": "string"},
+    },
+    "token": {
+        "name": "token", "in": "path", "required": True,
+        "description": "What the phone's system calls the device, percent-encoded: hexadecimal digits on Apple's.",
+        "schema": {"type": "string", "pattern": "^[!-~]{8,1024}$"},
     },
     "id": {
         "name": "id", "in": "path", "required": True, "description": "The id of a row, percent-encoded.",
@@ -255,6 +278,8 @@ def _operation(operation: Operation) -> dict[str, Any]:
 
 
 def _answer(operation: Operation) -> dict[str, Any]:
+    if operation.status == 204:
+        return {"description": operation.summary + "."}
     if operation.answer is None:
         stream = {EVENT_STREAM: {"schema": {"type": "string"}}}
         return {"description": "Events whose data are messages of the WebSocket protocol.", "content": stream}

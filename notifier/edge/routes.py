@@ -12,8 +12,13 @@ ROUTES: Final = {
     (b"GET", b"/v1/stream"): "stream",
     (b"GET", b"/v1/openapi.json"): "openapi",
 }
-_ROW: Final = b"/v1/inbox/"
-NAMES: Final = (*ROUTES.values(), "delete", "preflight", "other")
+# What has an id in its address.
+PREFIXES: Final = {
+    (b"DELETE", b"/v1/inbox/"): "delete",
+    (b"PUT", b"/v1/devices/"): "register",
+    (b"DELETE", b"/v1/devices/"): "unregister",
+}
+NAMES: Final = (*ROUTES.values(), *PREFIXES.values(), "preflight", "other")
 CLASSES: Final = ("2xx", "4xx", "5xx")
 LABELS: Final = tuple(f"{name} {status}" for name in NAMES for status in CLASSES)
 
@@ -22,9 +27,9 @@ def route(method: bytes, path: bytes) -> str:
     """The name of the call; `other` for what is none. `path` is without the query."""
     if method == b"OPTIONS":
         return "preflight"
-    if method == b"DELETE" and path.startswith(_ROW):
-        return "delete"
-    return ROUTES.get((b"GET" if method == b"HEAD" else method, path), "other")
+    below = path[: path.find(b"/", len(b"/v1/")) + 1]
+    named = PREFIXES.get((method, below))
+    return named or ROUTES.get((b"GET" if method == b"HEAD" else method, path), "other")
 
 
 def label(method: bytes, path: bytes, code: int) -> str:

@@ -111,6 +111,8 @@ class Apns:
             if rule is not None and rule.status not in (None, 200):
                 return self._scripted(rule, request, apns_id)
             self._check(request, link, apns_id)
+            if not token.strip("0"):
+                raise Refused("BadDeviceToken")  # of no device anywhere: what people test their key with
             push = self._push(request, apns_id)
         except Refused as refused:
             return refusal(str(refused), apns_id)

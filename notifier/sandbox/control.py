@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import unquote
@@ -105,6 +105,7 @@ class Sandbox(Struct):
 
 Parts = tuple[str, ...]
 Route = Callable[[Sandbox, Parts, bytes], Any]
+WANTED: Final = b"tokens"  # of GET /devices: which, parted by commas; those that are not known are left out
 
 
 def show_phone(phone: Phone) -> dict[str, Any]:
@@ -131,6 +132,11 @@ def _device(sandbox: Sandbox, parts: Parts, _: bytes) -> Any:
 def _devices(sandbox: Sandbox, _: Parts, __: bytes) -> Any:
     every = sandbox.phones.every()
     return {"devices": [show_phone(phone) for phone in every[:LISTED]], "count": len(every)}
+
+
+def _some_devices(sandbox: Sandbox, tokens: Sequence[str]) -> Any:
+    found = [phone for phone in map(sandbox.phones.get, tokens[:LISTED]) if phone is not None]
+    return {"devices": list(map(show_phone, found)), "count": len(found)}
 
 
 def _forget_devices(sandbox: Sandbox, _: Parts, __: bytes) -> Any:
@@ -270,7 +276,10 @@ class ControlRequest(BoundedRequest):
             return problem(404, f"there is {there}")
         assert self.content is not None
         try:
-            made = route(sandbox, tuple(rest), self.content.read())
+            if first == "devices" and not rest and WANTED in self.args:
+                made: Any = _some_devices(sandbox, self.args[WANTED][-1].decode("latin-1").split(","))
+            else:
+                made = route(sandbox, tuple(rest), self.content.read())
         except Fault as fault:
             return problem(fault.status, fault.words)
         if made is None:

@@ -18,7 +18,8 @@ import yaml  # type: ignore[import-untyped, unused-ignore]
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.testing import MemoryReactorClock
 
-from notifier.config import Config
+from notifier.config import Apns, App, Config, Fcm
+from notifier.sandbox.credentials import KEY_ID, TEAM_ID, make_credentials
 from notifier.service import House
 from tests.daemon import ROOT
 from tests.servers import missing
@@ -37,10 +38,13 @@ OF_THE_SCRAPE: Final = {"job", "instance"}
 
 
 @pytest.fixture(scope="module")
-def samples() -> dict[str, list[dict[str, str]]]:
+def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, str]]]:
     """What a process exports: the label sets by name of the sample."""
     found: dict[str, list[dict[str, str]]] = dict(PROMETHEUS)
-    house = House(Config(), MemoryReactorClock())
+    made = make_credentials(tmp_path_factory.mktemp("credentials"))
+    apns = Apns("com.example.photos", str(made.apns_key), KEY_ID, TEAM_ID)
+    photos = App(apns=apns, fcm=Fcm(str(made.service_account)))
+    house = House(Config(apps={"photos": photos}), MemoryReactorClock())
     for family in text_string_to_metric_families(house.metrics.render().decode()):
         for sample in family.samples:
             found.setdefault(sample.name, []).append(sample.labels)
@@ -148,6 +152,10 @@ RINGS: Final[dict[str, dict[str, str]]] = {
     "NotifierSlowClients": {"notifier_slow_clients_total": "0+10x60", "notifier_sessions": "100x60"},
     "NotifierGaps": {"notifier_gaps_total": "0+120x60", "notifier_deliveries_total": "0+600x60"},
     "NotifierScrapeErrors": {"notifier_scrape_errors_total": "0+1x60"},
+    "NotifierLaneDown": {'notifier_push_breaker{app="photos",provider="apns"}': "2x60"},
+    "NotifierLaneSuspended": {'notifier_push_suspended{app="photos",provider="fcm"}': "1x60"},
+    "NotifierPushesWait": {'notifier_push_backlog{app="photos",provider="fcm"}': "20000x60"},
+    "NotifierCertificateEnds": {'notifier_push_certificate_expires{app="photos"}': "86400x60"},
 }  # fmt: skip
 # A day like any other. Counters that nobody should see rise stand still.
 QUIET: Final = {
@@ -180,6 +188,11 @@ QUIET: Final = {
     "notifier_group_recreated_total": FLAT,
     "notifier_scrape_errors_total": FLAT,
     "notifier_lease_changes_total": "0 1+0x59",
+    'notifier_push_breaker{app="photos",provider="apns"}': "0x55 2 1 0 0 0",
+    'notifier_push_suspended{app="photos",provider="fcm"}': FLAT,
+    'notifier_push_backlog{app="photos",provider="fcm"}': "12x60",
+    'notifier_push_certificate_expires{app="photos"}': "9000000x60",
+    'notifier_push_certificate_expires{app="keyed"}': FLAT,
 }  # fmt: skip
 
 

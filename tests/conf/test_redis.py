@@ -292,6 +292,14 @@ def test_commands_work_under_their_users(empty: Guarded, tmp_path: Path) -> None
         well(notifier.run("dlq", "drop", "--yes", second, *as_operator))
         well(notifier.run("publish", *as_operator, given=EVENT.encode()))
         assert client.until("notification")
+        add = ("device", "add", "7", "--platform", "apns", "--app", "photos", *as_operator)
+        for user in ("7", "8"):
+            well(notifier.run(*add[:2], user, *add[3:], given=b"0a" * 32))
+        assert well(notifier.run("device", "ls", "7", *as_operator)) == ""
+        exported = well(notifier.run("device", "export", *as_operator))
+        well(notifier.run("device", "import", "-", *as_operator, given=exported.encode()))
+        (name, *_) = well(notifier.run("device", "ls", "8", *as_operator)).split()
+        well(notifier.run("device", "rm", "8", name, *as_operator))
         well(notifier.run("revoke", "7", *as_operator))
         assert client.closing().code == 4509
     assert empty.refused() == []
@@ -342,11 +350,16 @@ def test_the_daemon_has_what_it_uses_and_no_more(guarded: Guarded) -> None:
     paths = {*EDGE.glob("*.py"), *LUA.glob("*.lua"), ROOT / "notifier/service.py"} - others
     # Chosen by configuration: RedisLog's rules.publish; and what Lua calls by way of a variable.
     used = spoken(paths, commands(guarded)) | {"publish"}
+    used -= {"scan"}  # devices are listed for the command line alone
     assert used == granted("daemon")
 
 
 def test_the_operator_has_what_the_command_line_uses_and_no_more(guarded: Guarded) -> None:
     web = {CLI / "page_server.py", CLI / "probe.py"}  # their GET is that of HTTP
-    paths = {*CLI.glob("*.py"), EDGE / "letters.py", LUA / "retry.lua"} - web
-    used = spoken(paths, commands(guarded)) | {"select"}  # txredisapi's, for a database other than 0
+    scripts = {LUA / f"{name}.lua" for name in ("retry", "device", "devices")}
+    paths = {*CLI.glob("*.py"), EDGE / "letters.py", *scripts} - web
+    devices = {"hgetall", "mget", "scan"}  # RedisDevices speaks them
+    used = (
+        spoken(paths, commands(guarded)) | devices | {"select"}
+    )  # txredisapi's, for a database other than 0
     assert used == granted("operator")

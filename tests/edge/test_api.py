@@ -655,7 +655,7 @@ def test_preflight(server: Server) -> None:
     assert (reply.status, reply.body) == (204, b"")
     headers = reply.headers
     assert headers["access-control-allow-origin"] == PAGE
-    assert headers["access-control-allow-methods"] == "GET, HEAD, POST, DELETE"
+    assert headers["access-control-allow-methods"] == "GET, HEAD, POST, PUT, DELETE"
     assert headers["access-control-allow-headers"] == "Authorization, Content-Type, Last-Event-ID"
     assert headers["access-control-max-age"] == "7200"
     assert not {"content-type", "content-length", "transfer-encoding"} & headers.keys()

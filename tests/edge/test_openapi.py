@@ -21,6 +21,7 @@ import pytest
 from notifier.config import Config
 from notifier.edge.api import KINDS, Api
 from notifier.edge.openapi import OPERATIONS, document, encoded
+from notifier.sandbox.credentials import app_toml, make_credentials
 from tests.client import token
 from tests.daemon import Daemon
 from tests.servers import Valkey, missing
@@ -43,7 +44,7 @@ def test_the_file_is_what_the_code_says() -> None:
 
 def test_every_route_is_described_and_no_other() -> None:
     routes = {
-        (method.lower(), rule.rule.replace("<quoted>", "{id}"))
+        (method.lower(), rule.rule.replace("/devices/<quoted>", "/devices/{token}").replace("<quoted>", "{id}"))
         for rule in Api.app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
@@ -96,7 +97,7 @@ class Site:
             link.request(method, path, content, headers)
             answer = link.getresponse()
             found = {name.lower(): value for name, value in answer.getheaders()}
-            media = found["content-type"]
+            media = found.get("content-type", "")  # a 204 has none
             said = answer.read1(100) if media == "text/event-stream" else answer.read()
             return Reply(answer.status, media, found, said)
         finally:
@@ -112,7 +113,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("openapi")
     with (
         Valkey(folder / "valkey", aof=False) as server,
-        Daemon(folder, server.url, {"limits": limits}) as daemon,
+        Daemon(folder, server.url, {"limits": limits}, more=_an_app(folder)) as daemon,
     ):
         site = Site(daemon, server)
         for _ in range(3):
@@ -123,7 +124,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield site
 
 
+def _an_app(folder: Path) -> str:
+    """One that nothing is ever sent for."""
+    made = make_credentials(folder)
+    nowhere = "https://127.0.0.1:9"
+    toml = app_toml("photos", made, nowhere, nowhere, nowhere, "")
+    types = "".join(f'[types.{kind}]\npush = "off"\n' for kind in ("follow", "like", "comment"))
+    return "\n".join(line for line in toml.splitlines() if "authority" not in line) + "\n" + types
+
+
 BODIES: dict[str, Any] = {
+    "registerDevice": {"platform": "apns", "app": "photos"},
     "markSeen": {"epoch": "1.a", "seq": 1},
     "markRead": {"ids": ["n0"]},
     "publish": {"events": [LIKE, {"type": "poke"}]},
@@ -133,7 +144,7 @@ IDS = {operation.name: operation for operation in OPERATIONS}
 
 def good(site: Site, name: str, **more: Any) -> Reply:
     operation = IDS[name]
-    path = operation.path.replace("{id}", "some-id") + more.pop("query", "")
+    path = operation.path.replace("{id}", "some-id").replace("{token}", "0a" * 32) + more.pop("query", "")
     return site.ask(operation.method.upper(), path, more.pop("body", BODIES.get(name)), **more)
 
 
@@ -202,6 +213,7 @@ def is_gone(site: Site, name: str) -> Reply:
 RECIPES: dict[int, Callable[[Site, str], Reply]] = {
     200: good,
     202: good,
+    204: good,
     400: lambda site, name: two_hosts(site, name),
     401: has_expired,
     403: lambda site, name: good(site, name, bearer=token("7", scope="other")),
@@ -239,6 +251,10 @@ WALK = [
 def test_what_is_described_happens(site: Site, name: str, status: int) -> None:
     reply = RECIPES[status](site, name)
     assert reply.status == status, reply.body
+    if status == 204:
+        assert reply.body == b""
+        assert "content" not in answer_of(name, status)
+        return
     schema = schema_of(name, status, reply.media)
     if reply.media != "text/event-stream":
         content = json.loads(reply.body)

@@ -2,6 +2,7 @@
 
 import {List} from "./list.js";
 import {Notifier, backoff} from "./notifier.js";
+import {Phones} from "./phones.js";
 import {USER, pass} from "./server.js";
 import {connection, did, hue, initial, who} from "./words.js";
 
@@ -11,7 +12,7 @@ const SPARE = 60_000;         // ms before its end that a token is not used any 
 const INPUTS = ["pointerdown", "pointermove", "keydown", "wheel", "touchstart"];
 
 export class Person {
-  #root; #told; #list; #user = null; #notifier = null;
+  #root; #told; #list; #phones; #user = null; #notifier = null;
   #state = {state: "connecting", resyncing: false, broken: false, retryAt: 0};
   #inputAt = -Infinity; #fresh = new Set(); #drawing = false; #attempt = null; #again = null; #calm = null; #countdown;
 
@@ -25,6 +26,7 @@ export class Person {
       read: (id) => this.#notifier?.read([id]),
       delete: (id) => this.#delete(id),
     });
+    this.#phones = new Phones(this.#part(".phones"));
     this.#wire();
     this.#countdown = setInterval(() => { if (this.#state.state === "waiting") this.#tellState(); }, 500);
     this.become(user);
@@ -74,7 +76,7 @@ export class Person {
   }
 
   #begin(first) {
-    const {websocket, api} = first;
+    const {websocket, api} = first, entry = first;
     const token = async () => {
       const given = first !== null && first.expires * 1000 - Date.now() > SPARE ? first : await pass(this.#user);
       first = null;
@@ -92,6 +94,7 @@ export class Person {
     notifier.addEventListener("refused", ours(({code, reason}) => console.warn(`notifier: refused: ${code} ${reason}`)));
     this.#notifier = notifier;
     notifier.start();
+    this.#phones.enlist(entry);
   }
 
   #move(given) {
@@ -102,6 +105,7 @@ export class Person {
   #leave() {
     clearTimeout(this.#again);
     clearTimeout(this.#calm);
+    this.#phones.leave();
     const notifier = this.#notifier;
     this.#notifier = this.#calm = this.#attempt = null;
     Object.assign(this.#state, {resyncing: false, broken: false});

@@ -23,7 +23,7 @@ function hour(seconds) {
 function row(push) {
   const made = document.createElement("li");
   const head = element("div", "", "head");
-  head.append(element("span", push.group || "notifier"), element("span", hour(push.at)));
+  head.append(element("span", push.data?.kind || "notifier"), element("span", hour(push.at)));
   made.append(head);
   if (push.title) made.append(element("b", push.title));
   if (push.text) made.append(element("p", push.text));
@@ -72,15 +72,15 @@ function blank(token) {
   return { token, platform, badge: 0, pushes: 0, silent: 0, shown_twice: 0, sounded_twice: 0, shown: [] };
 }
 
-async function one(token) {
-  const answer = await fetch(`/devices/${encodeURIComponent(token)}`);
-  return answer.ok ? answer.json() : blank(token);
+async function those(tokens) {
+  const { devices } = await (await fetch(`/devices?${new URLSearchParams({ tokens: tokens.join(",") })}`)).json();
+  return tokens.map((token) => devices.find((phone) => phone.token === token) ?? blank(token));
 }
 
 async function look() {
   try {
     if (wanted.length) {
-      for (const phone of await Promise.all(wanted.map(one))) draw(phone);
+      for (const phone of await those(wanted)) draw(phone);
     } else {
       const { devices, count } = await (await fetch("/devices")).json();
       for (const phone of devices.slice(0, MOST)) draw(phone);
