@@ -245,8 +245,8 @@ class MemoryPushes:
         """How much lies in the stream, and how old the oldest entry is."""
         with self.server.step():
             found = self.stream.entries
-            queued = min(found)[0] if found else 0
-            return Depth(len(found), max(0.0, (self.server.now - queued) / 1000) if found else 0.0, queued)
+            queued = min(found)[0] if found else self.server.now
+            return Depth(len(found), max(0, self.server.now - queued) / 1000, queued)
 
     async def wait(self, seconds: float) -> None:
         """Return when something may have been appended, at the latest after so many seconds."""

@@ -294,10 +294,9 @@ class RedisPushes:
             self.calls.call("TIME"),
         )
         count, first, clock = await first_fault(gatherResults(asked, consumeErrors=True))
-        if not first:
-            return Depth(count, 0.0, 0)
-        queued = int(first[0][0].partition(b"-")[0])
-        return Depth(count, max(0.0, int(clock[0]) + int(clock[1]) / 1e6 - queued / 1000), queued)
+        now = int(clock[0]) * 1000 + int(clock[1]) // 1000
+        queued = int(first[0][0].partition(b"-")[0]) if first else now
+        return Depth(count, max(0, now - queued) / 1000, queued)
 
 
 class RedisDue:

@@ -421,6 +421,19 @@ async def test_with_the_last_device_of_a_lane_the_pushes_end(world: World) -> No
     assert len(await entries(world, FCM)) == 2
 
 
+async def test_how_much_lies_in_a_lane(world: World) -> None:
+    log = world.pushes(APNS)
+    await log.create()
+    assert ((await log.depth()).entries, (await log.depth()).oldest) == (0, 0)
+    await enlist(world, U, [phone()])
+    await Reader(world).deliver(event("comment", to=U), event("comment", to=U, thing="2"))
+    await world.lapse(20)
+    depth = await log.depth()
+    assert depth.entries == 2
+    assert depth.oldest >= 0.02
+    assert depth.accepted <= world.now() - 20
+
+
 async def test_a_group_that_is_gone_is_told(world: World) -> None:
     log = world.pushes(APNS)
     for call in (log.read(1), log.history(1, ""), log.claim(0, 1, "")):
