@@ -38,7 +38,7 @@ class PushConnection(Receiver[C]):
         if self.closed:
             return []
         self._keepalive.heard = now
-        self._stale = False
+        self._stale = self.doubtful = False
         try:
             self._read(self._held + data if self._held else data, now)
         except ProtocolFailure as failure:

@@ -67,6 +67,8 @@ class Sender(Generic[C]):
     def __init__(self, limits: Limits, now: float) -> None:
         self.closed = False
         """Nothing more goes in or out; what `pull` still has is to be written, then the transport closed."""
+        self.doubtful = False
+        """An answer is overdue, and nothing has been heard since: what is pushed now may end as unknown."""
         self._limits = limits
         self._draining = False
         self._results: list[Result[C]] = []
@@ -275,6 +277,7 @@ class Sender(Generic[C]):
             self._out.append(frames.rst_stream(number, CANCEL))
             self._results.append(Expired(self._close_stream(number), sent=True))
         if late:
+            self.doubtful = True
             self._ping(now)  # is it the answer that is late, or has the server gone?
 
     def _ping(self, now: float) -> None:

@@ -200,8 +200,10 @@ class Pool(Generic[C]):
         self._expire()
         self._ready = [protocol for protocol in self._ready if protocol.core.accepting]
         self._ready = self._ready[1:] + self._ready[:1]
-        now, left = self._reactor.seconds(), len(self._ready)
-        for protocol in self._ready:
+        # Not to one that owes an answer and is silent: a line that nobody reads any more turns pushes into unknown.
+        well = [protocol for protocol in self._ready if not protocol.core.doubtful]
+        now, left = self._reactor.seconds(), len(well)
+        for protocol in well:
             if not self._queue:
                 break
             self._hand_over(protocol, -(-len(self._queue) // left), now)
@@ -283,6 +285,10 @@ class Pool(Generic[C]):
         self._queue.extendleft(reversed(again))
         if final:
             self._ended(final)
+        if self._queue:
+            self._schedule()
+
+    def heard(self, connection: PushProtocol[Push[C]]) -> None:
         if self._queue:
             self._schedule()
 

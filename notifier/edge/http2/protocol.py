@@ -17,10 +17,11 @@ _NEVER: Final = float("inf")
 
 
 class Owner(Protocol[C]):
-    """Who has connections made. `gone` is the last that is heard of one."""
+    """Who has connections made. `heard`: one that was doubtful is not any more. `gone` is the last that is told."""
 
     def ready(self, connection: "PushProtocol[C]") -> None: ...
     def ended(self, connection: "PushProtocol[C]", results: list[Result[C]]) -> None: ...
+    def heard(self, connection: "PushProtocol[C]") -> None: ...
     def gone(self, connection: "PushProtocol[C]", reason: str) -> None: ...
 
 
@@ -62,7 +63,10 @@ class PushProtocol(protocol.Protocol, Generic[C]):
     def dataReceived(self, data: bytes) -> None:
         if not self._begun:
             return
+        doubtful = self.core.doubtful
         self._tell(self.core.feed(data, self._reactor.seconds()))
+        if doubtful:
+            self._owner.heard(self)
         if not self._is_ready and self.core.announced and self.core.accepting:
             self._is_ready = True
             self._owner.ready(self)

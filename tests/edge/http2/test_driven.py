@@ -15,7 +15,7 @@ from notifier.core.breaker import Breaker, BreakerRule
 from notifier.core.http2 import Limits, Refused
 from notifier.edge.http2.pool import Pool, Sizes
 from notifier.edge.http2.protocol import CLOSE_WITHIN, TLS_WITHIN, PushProtocol
-from tests.core.http2.world import ACK, goaway, ok, settings, split
+from tests.core.http2.world import ACK, frame, goaway, ok, settings, split
 from tests.edge.http2.world import Told, send
 
 Refusal: Any = error.ConnectionRefusedError
@@ -288,6 +288,22 @@ def test_connections_that_are_not_needed_any_more_drain_one_by_one() -> None:
                     world.hear(line, ok(stream))
     assert counts == [3, 2, 1, 1, 1], "the first period had pushes that waited"
     assert set(world.told.kinds().values()) == {"Answered"}
+
+
+def test_a_line_that_owes_an_answer_and_is_silent_gets_no_more() -> None:
+    world, line = begin(1, Limits(answer_within=10.0), Sizes(most=1))
+    world.hear(line, ok(1))
+    send(world.pool, 1, 1)
+    world.turn()
+    for _ in range(11):
+        world.clock.advance(1.0)
+    send(world.pool, 2, 2)
+    world.turn()
+    assert world.told.kinds() == {0: "Answered", 1: "Expired"}
+    silent = line.requests()
+    ping = next(each for each in split(b"".join(line.writes)) if each.kind == 6)
+    world.hear(line, frame(6, 1, 0, ping.payload))
+    assert (silent, line.requests()) == ([1, 3], [1, 3, 5, 7])
 
 
 # --- Failures -------------------------------------------------------------------------------------
