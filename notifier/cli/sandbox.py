@@ -44,6 +44,7 @@ def sandbox(port: int, apns_port: int, fcm_port: int, oauth_port: int, data: Pat
     token begins with (GET /script lists the prefixes). Everything listens on 127.0.0.1 alone.
     """
     try:
+        from notifier.sandbox.credentials import app_toml, make_credentials
         from notifier.sandbox.listen import Ports, start  # late: only this command needs the `h2` library
     except ModuleNotFoundError as error:
         click.echo(
@@ -69,6 +70,10 @@ def sandbox(port: int, apns_port: int, fcm_port: int, oauth_port: int, data: Pat
     width = max(map(len, endpoints))
     for name, value in endpoints.items():
         click.echo(f"{name:{width}}  {value}")
+    found, made = running.endpoints, make_credentials(data.resolve())
+    app = app_toml("demo", made, found.apns, found.fcm, found.token_uri, str(Path(found.authority).resolve()))
+    (data / "app.toml").write_text(app, encoding="utf-8")
+    click.echo(f"{'app':{width}}  {data / 'app.toml'}, for notifier's configuration")
     click.echo(f"\nThe phones: {running.endpoints.sandbox}   Ctrl-C stops it.")
     sys.stdout.flush()
     reactor.addSystemEventTrigger("before", "shutdown", lambda: Deferred.fromCoroutine(running.stop()))
