@@ -84,6 +84,11 @@ class Inlet:
         for speaker in list(self._speakers.values()):
             self.give_back(speaker)
 
+    def _give_up(self) -> None:
+        if not self._stopped:
+            log.warn("Twisted reads all WebSockets from now on, which costs more CPU, until the next start")
+        self.stop()
+
     # -- when
 
     def _watch(self) -> None:
@@ -108,18 +113,18 @@ class Inlet:
             self._turn()
         except BaseException:  # the reactor does the same for what it reads: nobody may stay unheard over it
             log.failure("while reading WebSockets")
-            self.connectionLost(None)
+            self._give_up()
 
     def _turn(self) -> None:
         """Read; then let the reactor wake us, or, when turns follow each other closely, wait a little for company."""
         heard, more = self._hear()
         if not self._speakers:
             return
-        close = False
+        closely = False
         if heard:
             now = self.reactor.seconds()
-            close, self._heard = now - self._heard < 2 * GATHER, now
-        if not close and not more:
+            closely, self._heard = now - self._heard < 2 * GATHER, now
+        if not closely and not more:
             self._watch()
             return
         if self._watching:
@@ -170,6 +175,4 @@ class Inlet:
     def connectionLost(self, reason: Any) -> None:
         """The reactor lets go of us, at its end or over a bug of ours: Twisted reads for everybody."""
         self._watching = False
-        if not self._stopped:
-            log.warn("Twisted reads all WebSockets from now on, which costs more CPU, until the next start")
-        self.stop()
+        self._give_up()
