@@ -227,7 +227,7 @@ class Inbox(Struct, frozen=True, forbid_unknown_fields=True):
     """What is kept for each person."""
 
     cap: Annotated[int, Meta(ge=1, le=400, description="Most notifications kept per person; the oldest go first.")] = 100
-    retention_days: Annotated[int, Meta(ge=1, le=3650, description="Days after its last change that an inbox is kept.")] = 90
+    retention_days: Annotated[int, Meta(ge=1, le=3650, description="Days after its last change that an inbox is kept; up to a day less, of one day half.")] = 90
     page: Annotated[int, Meta(ge=1, le=256, description="Records that a resuming client is sent per read of the inbox.")] = 100
 
 

@@ -198,6 +198,7 @@ class Metrics:
     bells_stale: Annotated[int, Counter("Bell messages dropped: late, or for nobody connected here.")]
     bells_malformed: Annotated[int, Counter("Bells that cannot be read, or messages of them.")]
     refreshes: Annotated[int, Counter("Persons compared with Redis by the refresh sweep.")]
+    inboxes_unreadable: Annotated[int, Counter("Inboxes that the refresh sweep could not read.")]
     # The HTTP API
     api_requests: Annotated[
         Labelled, Counter("API requests answered, but for streams that were begun.", "route status")

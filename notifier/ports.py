@@ -142,7 +142,7 @@ class Inbox(Protocol):
         """Apply marks; how many changes each has made."""
 
     def refresh(self, users: Sequence[str]) -> Awaitable[dict[str, Standing]]:
-        """Renew presence, hear where each inbox stands."""
+        """Renew presence, hear where each inbox stands; one that cannot be read says so (Standing.fault)."""
 
     def leave(self, users: Sequence[str]) -> Awaitable[None]:
         """These people have no socket here any more."""

@@ -57,7 +57,7 @@ HANDSHAKE_REJECTS: Final = (
     "path", "too_large", "full", "draining", "unauthenticated", "per_address", "address_rate",
     "timeout",
 )  # fmt: skip
-SETUP_VERSION: Final = 1
+SETUP_VERSION: Final = 2  # of what lies in Redis: 1 had inboxes without the field `state`
 RETRY: Final = 1.0
 STUCK: Final = 10.0  # s without a step of a reader: /readyz says so, and systemd's watchdog is no longer fed
 LAST_CALLS: Final = 1.0  # s that a stop has for Redis when draining has taken all its time
@@ -447,15 +447,15 @@ class House(Service):
             await self.calls.call("HSETNX", keys.SETUP, name, value)
         flat = await self.calls.call("HGETALL", keys.SETUP)
         stored = {flat[at].decode(): int(flat[at + 1]) for at in range(0, len(flat), 2)}
-        for name, setting in (
-            ("version", "this version"),
-            ("shards", "redis.shards"),
-            ("buckets", "events.rate"),
+        for name, setting, way in (
+            ("version", "this notifier", "run one that wrote it"),
+            ("shards", "redis.shards", "use the stored value"),
+            ("buckets", "events.rate", "use the stored value"),
         ):
             if stored[name] != wanted[name]:
                 raise SetupDiffers(
                     f"{keys.SETUP} in Redis was set up with {name} = {stored[name]}, {setting} asks for "
-                    f"{wanted[name]}. It is fixed at set-up: use the stored value, or an empty Redis database."
+                    f"{wanted[name]}. It is fixed at set-up: {way}, or use an empty Redis database."
                 )
 
     async def _stop(self) -> None:

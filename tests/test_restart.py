@@ -253,6 +253,16 @@ def test_a_start_and_a_stop_do_not_talk_of_factories(tmp_path: Path, valkey: Val
         assert [line for line in daemon.messages() if "factory" in line.lower()] == []
 
 
+def test_a_state_of_another_version_is_not_touched(tmp_path: Path, valkey: Valkey, redis_url: str) -> None:
+    valkey.call("HSET", "notifier:setup", "version", 1)
+    valkey.call("XADD", "notifier:events", "*", "event", "{")
+    daemon = Daemon(tmp_path, redis_url)
+    daemon.launch()
+    assert daemon.ended(30) == 1
+    assert any("was set up with version = 1, this notifier asks for 2" in said for said in daemon.messages())
+    assert valkey.call("XLEN", "notifier:events") == 1
+
+
 def test_a_socket_that_nobody_handed_over(tmp_path: Path, valkey: Valkey, redis_url: str) -> None:
     daemon = Daemon(tmp_path, redis_url, {"websocket": {"listen": "systemd:domain=INET:name=websocket"}})
     daemon.launch()

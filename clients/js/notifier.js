@@ -55,6 +55,8 @@ export class Inbox {
 
   /** A connection begins: what the last one did not complete comes again. */
   begin() {
+    // Of what we hold beyond our place, Redis may have lost something: nobody would take it back. So we load anew.
+    if (this.last > this.#seq) this.#epoch = null;
     this.last = 0;
     this.complete = false;
     this.#loading = this.#epoch === null ? new Map() : null;

@@ -117,12 +117,16 @@ class Mark(Struct, frozen=True, array_like=True, gc=False):
 
 
 class Standing(Struct, frozen=True, gc=False):
-    """Where an inbox stands, as the refresh sweep hears it; tokens issued until `revoked` (s, -1 = none) are void."""
+    """Where an inbox stands, as the refresh sweep hears it; tokens issued until `revoked` (s, -1 = none) are void.
+
+    `fault`: why it cannot be read; its place means nothing then. "" = all is well.
+    """
 
     birth: int
     run: str
     seq: int
     revoked: int
+    fault: str = ""
 
 
 class Record(Struct, frozen=True, gc=False):
@@ -144,6 +148,11 @@ def parse(line: str) -> Record:
     """The stored form of a record, taken apart."""
     head, time, group, nid, body = line.split(" ", 4)
     return Record(head[1], head[2] == "1", int(time), group, nid, body)
+
+
+def row(time: int, group: str, nid: str, body: str) -> str:
+    """The stored form of a new notification's record."""
+    return f"1{NOTIFICATION}0 {time} {group} {nid} {body}"
 
 
 _decode_bells = msgspec.msgpack.Decoder(list[Bell]).decode

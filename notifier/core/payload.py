@@ -26,6 +26,7 @@ class _Body(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     text: str | None = None
 
 
+@lru_cache(maxsize=1024)  # at a rate that matters many events share a millisecond: 0.07 us instead of 0.35
 def iso(ms: int) -> str:
     """Milliseconds since 1970 as RFC 3339 in UTC."""
     second, rest = divmod(ms, 1000)

@@ -258,6 +258,19 @@ class Session:
 
     def hear(self, birth: int, run: str, seq: int, notification: bool) -> int:
         """A change of a LIVE session's inbox: SEND it, SKIP it (old), JOIN (changes were missed), or SLOW."""
+        if seq != self.last + 1 or run != self.run or birth != self.birth:
+            heard = self._out_of_turn(birth, run, seq)
+            if heard != SEND:
+                return heard
+        if notification:
+            if self.unacked is not None and len(self.unacked) >= self.window:
+                return SLOW
+            self._sent(seq)
+        self.last = seq
+        return SEND
+
+    def _out_of_turn(self, birth: int, run: str, seq: int) -> int:
+        """What a change is that does not simply follow the last one."""
         if run != self.run or birth != self.birth:
             if self.last or self.birth:
                 self.state = BEHIND
@@ -268,11 +281,6 @@ class Session:
         if seq != self.last + 1:
             self.state = BEHIND
             return JOIN
-        if notification:
-            if self.unacked is not None and len(self.unacked) >= self.window:
-                return SLOW
-            self._sent(seq)
-        self.last = seq
         return SEND
 
     def keep(self, bell: Bell) -> None:

@@ -10,6 +10,11 @@ from twisted.internet.tcp import Client, Server
 _PLAIN = (Server, Client)
 
 
+def is_plain(transport: Any) -> bool:
+    """Is this Twisted's own TCP transport, whose socket carries what the protocol says?"""
+    return type(transport) in _PLAIN
+
+
 def send_now(transport: Any, data: bytes) -> bool:
     """Write `data`; what the kernel does not take now goes through transport.write as usual. True if it took all."""
     if (

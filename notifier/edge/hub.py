@@ -97,6 +97,7 @@ class Hub:
         self._alive_at = 0.0
         self._fault = Every(10.0)
         self._odd = Every(600.0)
+        self._unreadable = Every(600.0)
         bus.listen(self.rang, self.subscribed, self.revoked)
 
     def start(self) -> None:
@@ -143,30 +144,33 @@ class Hub:
 
     def rang(self, bells: list[Bell]) -> None:
         """One message of the bus: each change goes to its person's sessions, each connection is written to once."""
-        people, touched = self.people, []
+        people, quiet = self.people, self.quiet
+        touched: list[Client] = []
         delivered, stale, now = 0, 0, self.wall()
         accepted: dict[int, int] = {}  # when: how many; a batch shares a few moments
         for bell in bells:
-            here = people.get(bell.user)
+            user, seq = bell.user, bell.seq
+            here = people.get(user)
             if here is None:
                 stale += 1
                 continue
-            text = self._text(bell)
-            notification = bell.record[1:2] == NOTIFICATION
+            text, notification, sent = self._text(bell), bell.record[1:2] == NOTIFICATION, 0
             for client in here if text else ():
                 session = client.session
                 if session.state != LIVE:
                     session.keep(bell)
                     continue
-                heard = session.hear(bell.birth, bell.run, bell.seq, notification)
+                heard = session.hear(bell.birth, bell.run, seq, notification)
                 if heard != SEND:
                     self._set_aside(client, heard)
                     continue
                 if client.push(text):
                     touched.append(client)
-                if notification and bell.user not in self.quiet:
-                    delivered += 1
-                    accepted[bell.accepted] = accepted.get(bell.accepted, 0) + 1
+                sent += 1
+            if sent and notification and user not in quiet:
+                delivered += sent
+                moment = bell.accepted
+                accepted[moment] = accepted.get(moment, 0) + sent
         for client in touched:
             client.flush()
         for moment, times in accepted.items():
@@ -297,8 +301,9 @@ class Hub:
     def mark(self, mark: Mark) -> None:
         """A person's mark, to be written soon: the newest of a kind counts, ids add up."""
         if mark.kind == "ack":
+            if not self._acks:  # else a call for them is on its way
+                self._later(self._flush_acks, ACK_DELAY)
             self._acks[mark.user] = mark
-            self._later(self._flush_acks, ACK_DELAY)
             return
         self._gather(mark)
         self._later(self._flush_marks, MARK_DELAY)
@@ -372,27 +377,34 @@ class Hub:
             self.run(self._sweep(users))
 
     async def _sweep(self, users: list[str]) -> None:
-        looked_at = False
+        # Whatever else may be wrong may be so because of one of them: they must not stand in everybody's way.
+        in_vain = False
         try:
-            looked_at = await self._compare(users)
+            in_vain = not await self._compare(users)
         finally:
-            if looked_at:
-                self._round.extend(users)
-            else:
+            if in_vain:
                 self._round.extendleft(reversed(users))  # they are next again
+            else:
+                self._round.extend(users)
 
     async def _compare(self, users: list[str]) -> bool:
+        """False when nobody could be asked; a refusal is an answer."""
         try:
             standings = await self.inbox.refresh(users)
-        except (Unavailable, ReplyError) as error:
+        except Unavailable as error:
             self._say(error)
             return False
-        self.metrics.refreshes += len(users)
+        except ReplyError as error:
+            self._say(error)
+            return True
         for user, stands in standings.items():
+            self.metrics.refreshes += not stands.fault
+            if stands.fault:
+                self._say_unreadable(user, stands.fault)
             for client in self.people.get(user, ()):
                 if client.issued <= stands.revoked:
                     client.close(REVOKED, "token revoked")
-                elif not client.session.stands(stands.birth, stands.run, stands.seq):
+                elif not (stands.fault or client.session.stands(stands.birth, stands.run, stands.seq)):
                     self._due(client)
             if user not in self.people:
                 self._gone.add(user)  # closed meanwhile: the refresh has written its presence again
@@ -429,6 +441,15 @@ class Hub:
     def _call(self, what: Callable[[], None]) -> None:
         del self._calls[what]
         what()
+
+    def _say_unreadable(self, user: str, fault: str) -> None:
+        self.metrics.inboxes_unreadable += 1
+        suppressed = self._unreadable.due()
+        if suppressed is not None:
+            log.warn(
+                "the inbox of {user} cannot be read: {fault} ({suppressed} more like it)",
+                user=user, fault=fault, suppressed=suppressed,
+            )  # fmt: skip
 
     def _say(self, error: Exception) -> None:
         suppressed = self._fault.due()

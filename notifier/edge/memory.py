@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from notifier.core import keys
-from notifier.core.backlog import ADD, BURY, HELD, HOUR_MS, NOTHING, Batch, Entry
+from notifier.core.backlog import ADD, BURY, HELD, HOUR_MS, NOTHING, WIDTH, Batch, Entry
 from notifier.core.inbox import (
     DELETED,
     NOTIFICATION,
@@ -23,6 +23,7 @@ from notifier.core.inbox import (
     Page,
     Record,
     Standing,
+    parse,
 )
 from notifier.edge.memory_state import Box, Dead, ItemError, Lasting, MemoryServer, stream_id
 from notifier.edge.store import CLAIM_PAGE, MARK_PAGE, REVOKED_SECONDS, Rules
@@ -30,12 +31,13 @@ from notifier.ports import Claimed, Depth, GroupLost, Handed, LeaseLost, Letter,
 
 SWEEP_MARGIN: Final = 600_000  # a router that was killed has repeated entries behind newer ones
 DAY_MS: Final = 86_400_000
+READS: Final = 900  # rows that one change marks as read, at most: what Redis takes in one HSET is bounded
 JOIN_BYTES: Final = 163_840  # of records in one answer, unless a single one is larger
 # The ids of the two records that move; no event id can have this form.
 SEEN_ID, READ_ID = "\1seen", "\1read"
 
-_Items = tuple[list[tuple[str, bool]], list[list[Any]]]
-_decode = msgspec.msgpack.Decoder(_Items).decode
+_Payload = tuple[list[str], list[int], list[Any]]
+_decode = msgspec.msgpack.Decoder(_Payload).decode
 _made = re.compile(r"x:(\d+)-(\d+)").fullmatch
 
 
@@ -52,8 +54,9 @@ class Writer:
         return box
 
     def save(self, box: Box) -> None:
-        if box.until - self.rules.retention + DAY_MS < self.server.now:
-            box.until = self.server.now + self.rules.retention
+        retention = self.rules.retention
+        if box.until - self.server.now < retention - min(DAY_MS, retention / 2):
+            box.until = self.server.now + retention
         self.server.boxes.put(box.user, box.copied())
 
     def write(
@@ -80,14 +83,15 @@ class Moves(Writer):
 
     def apply(self, item: list[Any]) -> bool:
         """One pair; False when it was applied before. The mark comes last: a pair that fails is done again."""
-        move, _, user, marks, number, time, event, group, actor, accepted, *body = item
+        move, _, user, marks, number, group, actor, event, accepted, last = item
         if number and (marks, number) in self.server.marks:
             return False
+        record = parse(last) if move == ADD else None
+        time = record.time if record else last
         off = self.server.get(self.server.registers, (user, group, actor))
         if off is None or _later(time, event, *off):
             self.server.hazard("item", user, event)
-            if move == ADD:
-                record = Record(NOTIFICATION, False, time, group, event, body[0])
+            if record:
                 box = self.open(user)
                 self.write(box, record, accepted, box.trim_rows)
             else:
@@ -165,6 +169,8 @@ class MemoryLog:
             self._keep()
             if "read" not in stream.ends:
                 raise GroupLost
+            if not idle_ms:
+                stream.strand(now)
             first = stream_id(after or "0-0")
             due = sorted(at for at, since in stream.pending.items() if at >= first and now - since >= idle_ms)
             part, rest = due[:CLAIM_PAGE], due[CLAIM_PAGE:]
@@ -178,7 +184,8 @@ class MemoryLog:
 
     async def handover(self, batch: Batch, want: int) -> Handed:
         """Apply a batch, acknowledge what it completes, read more."""
-        entries, items = _decode(batch.payload)
+        entries, unfinished, flat = _decode(batch.payload)
+        items = [flat[at : at + WIDTH] for at in range(0, len(flat), WIDTH)]
         with self.server.step():
             self._fence()
             self._keep()
@@ -189,7 +196,7 @@ class MemoryLog:
             for at, item in enumerate(items, 1):
                 try:
                     if item[0] == BURY:
-                        self._bury(entries[item[1] - 1][0], item, batch.raws)
+                        self._bury(entries[item[1] - 1], item, batch.raws)
                     elif item[2] in held:
                         failures.append((at, HELD))
                     else:
@@ -198,14 +205,14 @@ class MemoryLog:
                     held.add(item[2])
                     failures.append((at, str(error)))
             moves.publish()
-            failed = {items[at - 1][1] for at, _ in failures}
-            for at, (entry, complete) in enumerate(entries, 1):
-                if complete and at not in failed:
+            left = {*unfinished, *(items[at - 1][1] for at, _ in failures)}
+            for at, entry in enumerate(entries, 1):
+                if at not in left:
                     self.stream.acknowledge(entry)
             return Handed(tuple(failures), self.stream.read(self.server.now, want), duplicates)
 
     def _bury(self, entry: str, item: list[Any], raws: Sequence[bytes]) -> None:
-        _, _, reason, detail, source, raw, user, mark_key, mark = item
+        _, _, user, mark_key, mark, reason, detail, source, raw, _ = item
         dead = Dead(self.server.now, reason, detail, source, entry, user, raws[raw - 1])
         self.server.bury(self.tagged, self.rules, dead)
         if mark:
@@ -344,9 +351,13 @@ class MemoryInbox:
                 mine = [user for user in users if self._shard(user) == shard]
                 self.server.here(shard, self.incarnation, mine)
             for user in users:
-                box = self.server.box(user) or Box(user, 0, self.server.run)
+                box, fault = self.server.box(user) or Box(user, 0, self.server.run), ""
                 revoked = self.server.get(self.server.revoked, user)
-                found[user] = Standing(box.birth, box.run, box.seq, -1 if revoked is None else revoked)
+                try:
+                    self.server.hazard("look", user, "")
+                except ItemError as error:
+                    box, fault = Box(user, 0, self.server.run), str(error)
+                found[user] = Standing(box.birth, box.run, box.seq, -1 if revoked is None else revoked, fault)
         return found
 
     async def leave(self, users: Sequence[str]) -> None:
@@ -398,16 +409,17 @@ class Marking(Writer):
         return int(news)
 
     def read(self, box: Box, upto: int, ids: Sequence[str]) -> int:
-        unread = box.unread
-        for seq, row in box.rows(1, box.seq):
-            if seq <= upto or row.id in ids:
+        rows = box.rows(1, box.seq)
+        wanted = [(seq, row) for seq, row in rows if not row.read and (seq <= upto or row.id in ids)]
+        changed = 0
+        for at in range(0, len(wanted), READS):
+            for seq, row in wanted[at : at + READS]:
                 box.records[seq] = msgspec.structs.replace(row, read=True)
-        if box.unread == unread:
-            return 0
-        # All live rows that are read, so that the newest record alone is enough.
-        read = [row.id for _, row in box.rows(1, box.seq) if row.read]
-        self.write(box, self._moving(READ, READ_ID, " ".join(read)), self.server.now)
-        return 1
+            # All live rows that are read, so that the newest record alone is enough.
+            read = [row.id for _, row in box.rows(1, box.seq) if row.read]
+            self.write(box, self._moving(READ, READ_ID, " ".join(read)), self.server.now)
+            changed += 1
+        return changed
 
     def delete(self, box: Box, _: int, ids: Sequence[str]) -> int:
         changed = 0

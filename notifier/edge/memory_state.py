@@ -19,7 +19,6 @@ V = TypeVar("V")
 Id = tuple[int, int]
 
 STEPS: Final = 64  # records that a trim drops in one write, at most: no write may take long
-HOLES: Final = 512  # seqs that it looks at, most of them superseded
 STEPS_KEPT: Final = 10_000  # that a restart could take back
 TOMBS: Final = (RETRACTED, DELETED)
 
@@ -96,6 +95,12 @@ class Stream:
             self.ends.put("read", at)
         return tuple(self.entries[at] for at in found)
 
+    def strand(self, now: int) -> None:
+        """What was read and is no longer pending, but still there, is pending again (lua/claim.lua)."""
+        for at in self.entries:
+            if at <= self.ends["read"] and at not in self.pending:
+                self.pending.put(at, now)
+
     def acknowledge(self, entry: str) -> None:
         """Only what is pending may go: an entry whose read was rolled back comes again."""
         at = stream_id(entry)
@@ -110,11 +115,10 @@ class Box(Struct):
     user: str
     birth: int
     run: str
-    prun: str = "0"
+    prun: str = "-"
     start: int = 0  # the seq at which this run began
     seq: int = 0
     floor: int = 0
-    tail: int = 1
     past: int = 0
     seen: int = 0
     ack: int = 0
@@ -160,14 +164,11 @@ class Box(Struct):
 
     def trim_rows(self, cap: int) -> None:
         """The cap counts live rows; whatever is older than a dropped row goes with it."""
-        left = STEPS
-        for seq in range(self.tail, min(self.tail + HOLES, self.seq)):
-            if self.live <= cap or left == 0:
+        for seq in list(self.records)[:STEPS]:
+            if self.live <= cap or seq == self.seq:
                 break
-            if seq in self.records:
-                self.drop(seq)
-                self.floor, left = seq, left - 1
-            self.tail = seq + 1
+            self.drop(seq)
+            self.floor = seq
         self.past = max(self.past, self.floor)
 
     def trim_tombs(self, cap: int) -> None:
@@ -206,7 +207,8 @@ class MemoryServer:
     """What Redis holds. now: ms since 1970, moved by the test. down: every call raises Unavailable.
 
     hazard(stage, user, event id) may raise ItemError, so that a pair of a batch fails: before anything is written
-    ("item"), after its row and bell ("row"), or after its register ("register").
+    ("item"), after its row and bell ("row"), or after its register ("register"); or so that an inbox cannot be read by
+    a refresh ("look").
     """
 
     def __init__(self, now: int = 1_800_000_000_000) -> None:

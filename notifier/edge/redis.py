@@ -93,8 +93,15 @@ class Script(Struct, frozen=True, gc=False):
     sha: str
 
 
-# Scripts that touch inboxes have inbox.lua in front of them.
-_ON_INBOXES: Final = frozenset(("handover", "join", "mark", "page", "refresh"))
+# What stands in front of a script. Each part costs every call of the script a few microseconds.
+PARTS: Final = {
+    "handover": ("inbox", "records", "bells", "reading"),
+    "read": ("reading",),
+    "join": ("inbox", "records"),
+    "mark": ("inbox", "records", "bells"),
+    "page": ("inbox", "records"),
+    "refresh": ("inbox",),
+}
 
 
 def load_script(name: str, edit: Callable[[str], str] = str) -> Script:
@@ -103,7 +110,7 @@ def load_script(name: str, edit: Callable[[str], str] = str) -> Script:
     Scripts run at maxmemory too (allow-oom), or nothing could drain what fills it.
     """
     folder = files("notifier.edge") / "lua"
-    parts = ("inbox", name) if name in _ON_INBOXES else (name,)
+    parts = (*PARTS.get(name, ()), name)
     text = "#!lua flags=allow-oom\n" + edit("\n".join((folder / f"{part}.lua").read_text() for part in parts))
     return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 

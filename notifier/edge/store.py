@@ -49,6 +49,7 @@ class Scripts:
 
     def __init__(self, edit: Callable[[str], str] = str) -> None:
         self.handover = load_script("handover", edit)
+        self.read = load_script("read", edit)
         self.join = load_script("join", edit)
         self.page = load_script("page", edit)
         self.mark = load_script("mark", edit)
@@ -121,7 +122,7 @@ class RedisLog:
 
     def handover(self, batch: Batch, want: int) -> Awaitable[Handed]:
         """Apply a batch, acknowledge what it completes, read more. The call is on its way when this returns."""
-        return Deferred.fromCoroutine(self._handover(batch, want))
+        return Deferred.fromCoroutine(self._handover(batch, want) if batch else self._read(want))
 
     async def _handover(self, batch: Batch, want: int) -> Handed:
         rules = self.rules
@@ -132,18 +133,26 @@ class RedisLog:
         )  # fmt: skip
         status, failures, fresh, duplicates = await self.calls.run(self.scripts.handover, self._keys, args)
         _check(status)
-        if fresh:
-            self._last = fresh[-1][0].decode()
         return Handed(
             tuple((at, error.decode("utf-8", "replace")) for at, error in failures),
-            tuple(map(self._entry, fresh)),
+            self._entries(fresh),
             duplicates,
         )
 
+    async def _read(self, want: int) -> Handed:
+        args = (self.incarnation, self.rules.lease, keys.GROUP, self.consumer(), want)
+        status, fresh = await self.calls.run(self.scripts.read, self._keys, args)
+        _check(status)
+        return Handed((), self._entries(fresh), 0)
+
+    def _entries(self, fresh: Sequence[Any]) -> tuple[Entry, ...]:
+        if fresh:
+            self._last = fresh[-1][0].decode()
+        return tuple(map(self._entry, fresh))
+
     async def read(self, want: int) -> tuple[Entry, ...]:
         """Read entries without handing any over."""
-        handed = await self._handover(_NOTHING, want)
-        return handed.entries
+        return (await self._read(want)).entries
 
     async def acknowledge(self, ids: Sequence[str], letters: Sequence[Letter]) -> None:
         """Acknowledge routed entries and bury those that could not be, in one step."""
@@ -182,9 +191,6 @@ class RedisLog:
         now = int(clock[0]) * 1000 + int(clock[1]) // 1000
         accepted = int(first[0][0].partition(b"-")[0]) if first else now
         return Depth(count, max(0.0, (now - accepted) / 1000), accepted)
-
-
-_NOTHING: Final = Batch([], [])
 
 
 def _check(status: bytes) -> None:
@@ -333,7 +339,7 @@ class RedisInbox:
                 answer = await self.calls.run(
                     self.scripts.mark, (keys.inbox(part[0].user, self.rules.shards),), args
                 )
-                for mark, (count, fault) in zip(part, answer, strict=True):
+                for mark, count, fault in zip(part, answer[::2], answer[1::2], strict=True):
                     changed[order[id(mark)]] = count
                     if fault:
                         faults.append(fault.decode("utf-8", "replace"))
@@ -345,15 +351,29 @@ class RedisInbox:
         """Renew presence, hear where each inbox stands. Without users: only say that this process lives."""
         found: dict[str, Standing] = {}
         people = self._by_shard(users)
+        refused: ReplyError | None = None
+        heard = False
         for shard in range(self.rules.shards):
             mine = people.get(shard, [])
             for at in range(0, max(1, len(mine)), REFRESH_PAGE):
                 part = mine[at : at + REFRESH_PAGE]
-                args = (keys.tag(shard), self.incarnation, PRESENCE_MS, ALIVE_MS, *part)
-                _, places = await self.calls.run(self.scripts.refresh, (f"alive:{keys.tag(shard)}",), args)
-                for user, (birth, run, seq, revoked) in zip(part, places, strict=True):
-                    found[user] = Standing(int(birth), run.decode(), seq, revoked)
+                try:
+                    found |= await self._refresh(shard, part)
+                    heard = True
+                except ReplyError as error:  # the others may well be answered
+                    refused = error
+                    found |= {user: Standing(0, "", 0, -1, str(error)) for user in part}
+        if refused is not None and not heard:
+            raise refused
         return found
+
+    async def _refresh(self, shard: int, part: Sequence[str]) -> dict[str, Standing]:
+        args = (keys.tag(shard), self.incarnation, PRESENCE_MS, ALIVE_MS, *part)
+        _, places = await self.calls.run(self.scripts.refresh, (f"alive:{keys.tag(shard)}",), args)
+        return {
+            user: Standing(int(birth), run.decode(), seq, revoked, fault.decode("utf-8", "replace"))
+            for user, (birth, run, seq, revoked, fault) in zip(part, places, strict=True)
+        }
 
     async def leave(self, users: Sequence[str]) -> None:
         """These people have no socket here any more."""

@@ -6,6 +6,7 @@ slotted Connection, and frames are written to the socket at once (docs/performan
 
 import ipaddress
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from math import ceil
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -38,6 +39,7 @@ from notifier.core.session import Authenticate, Close, Send, Session, Start
 from notifier.core.tokens import Identity, Key, TokenError, Verifier
 from notifier.edge.direct import bound_kernel, end_writing, send_now, unsent
 from notifier.edge.hub import Hub
+from notifier.edge.inlet import Inlet
 from notifier.metrics import Metrics
 
 log = Logger()
@@ -48,6 +50,7 @@ SCOPE: Final = "inbox"
 HANDSHAKE_DRAIN: Final = 1.0  # s that handshakes under way have to end when the server stops
 PING_FRAME: Final = ping_frame()
 SEND_BUFFER: Final = 65_536  # bytes that the kernel holds for one client; Linux doubles this
+KEPT_HEADER: Final = 200  # characters of an X-Forwarded-For that is worth remembering
 VOID_SECONDS: Final = 5.0  # within which those have to go whose key is void
 NEAR: Final = 30  # s: deadlines nearer than this are kept by the second
 
@@ -62,8 +65,8 @@ class Connection:
     """One WebSocket after its handshake (hub.Client). Slots only: an idle one must stay small."""
 
     __slots__ = (
-        "address", "alive", "closing", "deadline", "gateway", "identity", "issued", "pinged", "pings", "queue",
-        "reader", "session", "stamp", "tokens", "transport", "waited", "wheel",
+        "address", "alive", "closing", "deadline", "descriptor", "gateway", "identity", "issued", "pinged", "pings",
+        "queue", "reader", "session", "stamp", "tokens", "transport", "waited", "wheel",
     )  # fmt: skip
 
     session: Session
@@ -72,6 +75,7 @@ class Connection:
         self.gateway, self.transport, self.address = gateway, transport, address
         self.reader = Reader(gateway.limits.unauthenticated_bytes, gateway.limits.fragments)
         self.identity: Identity | None = None
+        self.descriptor = -1  # Twisted reads (edge/inlet.py)
         self.issued = 0
         self.alive = True
         self.pinged = False
@@ -103,9 +107,12 @@ class Connection:
             self.close(violation.code, violation.reason)
         else:
             self._take(frames)
+        if self.descriptor < 0 and not self.closing:  # who has spoken once will again
+            self.gateway.inlet.take(self)
 
     def connectionLost(self, reason: Any) -> None:
         self.closing = True
+        self.gateway.inlet.forget(self)
         self.gateway.gone(self)
 
     # -- frames in
@@ -187,11 +194,16 @@ class Connection:
     def flush(self) -> None:
         """Send what is queued, in one write."""
         queue, self.queue = self.queue, None
-        if queue is not None and not self.closing:
-            self.write(queue)
+        if queue is not None and not self.closing and not send_now(self.transport, queue):
+            self._not_all_sent()
 
     def write(self, data: bytes) -> None:
-        if not send_now(self.transport, data) and unsent(self.transport) > self.gateway.limits.unsent_bytes:
+        if not send_now(self.transport, data):
+            self._not_all_sent()
+
+    def _not_all_sent(self) -> None:
+        self.gateway.inlet.give_back(self)  # who has bytes unsent is read by Twisted (edge/inlet.py)
+        if unsent(self.transport) > self.gateway.limits.unsent_bytes:
             self.gateway.hub.slow(self, "too many bytes unsent")
 
     def refuse(self, code: int, reason: str) -> None:
@@ -208,6 +220,7 @@ class Connection:
         self.queue = None
         self.gateway.metrics.closes.count(code)
         self.gateway.leave(self)
+        self.gateway.inlet.give_back(self)
         send_now(self.transport, close_frame(code, reason))
         # RFC 6455 7.1.1: the server closes the TCP connection first. Only its own half: closing a socket with unread
         # bytes in it would reset the connection, and the client might never read why.
@@ -234,11 +247,29 @@ class Handshake(WebSocketServerProtocol):  # type: ignore[misc]
     log = AutobahnLog()
     gateway: "Gateway"
     data: bytes
+    peer = ""  # Autobahn's words for log lines; making them costs a twentieth of the handshake
     client_address: str | None = None
     counted: str | None = None  # the address whose connections this one is among
     refusal: tuple[int, str] | None = None
     token: str | None = None
     place: "Start | Close | None" = None
+
+    def connectionMade(self) -> None:
+        """Autobahn's own, without its description of the transport. That one asks for its option tcpNoDelay before it
+        has copied the options, and passes over the error: a second frame then waits 40 ms for a client's delayed ack.
+        """
+        try:
+            self.transport.setTcpNoDelay(True)
+        except (AttributeError, OSError):
+            pass  # not TCP, or a connection that has just gone
+        self._connectionMade()
+
+    def _onOpen(self) -> None:
+        self.onOpen()
+
+    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
+        """At once, as all else that we send: one turn of the reactor less for each handshake."""
+        send_now(self.transport, data)
 
     def _dataReceived(self, data: bytes) -> None:
         # Autobahn puts no bound on the request it waits for
@@ -255,10 +286,9 @@ class Handshake(WebSocketServerProtocol):  # type: ignore[misc]
         gateway = self.gateway
         if request.path != gateway.settings.path:
             raise gateway.deny(404, f"not found: the socket is at {gateway.settings.path}", "path")
-        peer = self.transport.getPeer()
-        self.client_address = gateway.address(
-            getattr(peer, "host", ""), request.headers.get("x-forwarded-for", "")
-        )
+        # not whom the listener accepted: a haproxy: endpoint knows only now whose connection it is
+        peer = getattr(self.transport.getPeer(), "host", "")
+        self.client_address = gateway.address(peer, request.headers.get("x-forwarded-for", ""))
         gateway.admit(self.client_address, self.counted is not None)
         offered = request.protocols
         if not gateway.origin_allowed(request.headers.get("origin"), request.headers.get("host", "")):
@@ -325,6 +355,7 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         self.now = now or reactor.seconds
         self.adopt(limits, leeway)
         self.open: set[Connection] = set()
+        self.inlet = Inlet(reactor)
         self.draining = False
         self.streams = 0  # open event streams: they share the limits (edge/sse.py)
         self.own = 0  # open connections of our own canaries, which take nobody's place
@@ -347,17 +378,28 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
             autoPingInterval=0, failByDrop=False, tcpNoDelay=True, allowedOrigins=["*"], allowNullOrigin=True,
             maxConnections=0, serveFlashSocketPolicy=False, trustXForwardedFor=0,
         )  # fmt: skip
+        self._new_handshake = self._with_options()
+
+    def _with_options(self) -> Any:
+        """Handshake with our options as its class's own: Autobahn would copy each one to every instance."""
+        options = {name: getattr(self, name) for name in Handshake.CONFIG_ATTRS}
+        # some are functions, which a class would make its methods
+        kept = {name: staticmethod(value) if callable(value) else value for name, value in options.items()}
+        return type("Handshake", (Handshake,), {**kept, "CONFIG_ATTRS": ()})
 
     def adopt(self, limits: Limits, leeway: int) -> None:
         """Use these from now on. An open connection keeps the size of its messages until its next token."""
         self.limits, self.leeway = limits, leeway
         self.pings_a_round = max(1, -(-limits.pings_per_minute * int(self.settings.ping_seconds) // 60))
         self._trusted = [ipaddress.ip_network(each) for each in limits.trusted_proxies]
+        # asked twice for each connection, at 10 us each
+        self._address = lru_cache(maxsize=1024)(self._find_address)
 
     def start(self) -> None:
         self._timer = self.reactor.callLater(1.0, self._second)
 
     def stop(self) -> None:
+        self.inlet.stop()
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
@@ -367,7 +409,7 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         if self.draining or self.is_full():
             self.metrics.handshake_rejects.count("draining" if self.draining else "full")
             return None
-        address = self.address(getattr(addr, "host", ""), "")
+        address = self.address(getattr(addr, "host", ""), "")  # a socket in the file system has no host
         if address is not None:
             # counted from here on: silent connections must not fill the house either
             state = self._of_address(address)
@@ -375,7 +417,7 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
                 self.metrics.handshake_rejects.count("per_address")
                 return None
             state[0] += 1
-        handshake = Handshake()
+        handshake = self._new_handshake()
         handshake.factory = self
         handshake.gateway = self
         handshake.counted = address
@@ -401,6 +443,10 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
 
         IPv6 counts by /64: one household has that many addresses.
         """
+        found = self._address if len(forwarded) <= KEPT_HEADER else self._find_address
+        return found(peer, forwarded)
+
+    def _find_address(self, peer: str, forwarded: str) -> str | None:
         hops = [*(hop.strip() for hop in forwarded.split(",") if hop.strip()), peer]
         for hop in reversed(hops):
             try:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.chaos.copies import Copy, Row
+from tests.stored import State
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,10 @@ def parse(flat: Sequence[bytes]) -> Inbox:
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
     if not fields:
         return Inbox()
-    floor = int(fields[b"floor"])
+    stands = State.parse(fields[b"state"])
     rows, faults, ids = [], [], set()
     for name, value in fields.items():
-        if not name.isdigit() or not value or int(name) <= floor:
+        if not name.isdigit() or not value or int(name) <= stands.floor:
             continue
         head, _, _, nid, _ = value.decode().split(" ", 4)
         if nid in ids:
@@ -59,8 +60,7 @@ def parse(flat: Sequence[bytes]) -> Inbox:
             faults.append(f"n:{nid} does not point at {int(name)}")
         if head[1] == "n":
             rows.append(Row(int(name), nid, head[2] == "1"))
-    counts = {name: int(fields[name.encode()]) for name in ("live", "unread", "seq")}
-    return Inbox(tuple(sorted(rows)), counts["live"], counts["unread"], counts["seq"], tuple(faults))
+    return Inbox(tuple(sorted(rows)), stands.live, stands.unread, stands.seq, tuple(faults))
 
 
 def judge_inbox(user: str, wanted: Sequence[str], inbox: Inbox) -> list[str]:

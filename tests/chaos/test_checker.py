@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.chaos.checker import Inbox, Sent, expected, judge, parse
@@ -14,6 +15,7 @@ from tests.chaos.producer import STREAM, story
 from tests.chaos.scene import Scene
 from tests.daemon import wait_until
 from tests.servers import Valkey
+from tests.stored import NOTHING
 
 STORY = [
     Sent("a", ("ana", "ben")),
@@ -137,11 +139,11 @@ def test_resync_clears_the_list() -> None:
 
 def test_an_inbox_is_read_as_it_is_stored() -> None:
     fields = {
-        "birth": "1", "run": "r", "seq": "4", "floor": "1", "live": "1", "unread": "0", "tail": "2",
-        "1": "", "2": "1n1 5 g a {}", "3": "1t0 5 g b ", "4": "1r0 9 - \x01read a",
+        "1": "1n0 4 g below {}", "2": "1n1 5 g a {}", "3": "1t0 5 g b ", "4": "1r0 9 - \x01read a",
         "n:a": "2", "n:b": "3", "n:\x01read": "4",
     }  # fmt: skip
     flat = [text.encode() for pair in fields.items() for text in pair]
+    flat += [b"state", msgspec.structs.replace(NOTHING, seq=4, floor=1, live=1, tombs=1).packed()]
     assert parse(flat) == Inbox((Row(2, "a", True),), 1, 0, 4)
     assert parse([]) == Inbox()
     astray = [b"7" if text == b"2" and at % 2 else text for at, text in enumerate(flat)]

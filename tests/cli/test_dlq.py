@@ -16,6 +16,7 @@ from tests.cli.program import GOOD, Program
 from tests.cli.test_letters import SOURCE, bury
 from tests.daemon import Daemon, wait_until
 from tests.servers import Valkey
+from tests.stored import state_of
 
 EVENTS = "notifier:events"
 
@@ -191,7 +192,7 @@ def test_from_the_dead_letters_into_the_inbox(beside: Program, valkey: Valkey) -
         daemon.stop()
     with Daemon(beside.folder / "two", valkey.url, {"events": {"types": ["wave"]}}):
         assert beside.run("dlq", "retry", "--reason", "unknown_type").code == 0
-        wait_until(lambda: valkey.call("HGET", "inbox:{0}:7", "seq") == b"1", 5)
+        wait_until(lambda: state_of(valkey, "7").seq == 1, 5)
     assert beside.run("dlq", "ls", "--count").out == ""
 
 
@@ -213,7 +214,7 @@ def test_what_could_not_be_written_is_written_after_all(beside: Program, valkey:
         wait_until(lambda: valkey.call("XLEN", "dead:{0}:handover") == 2, 10)
         valkey.call("DEL", "inbox:{0}:8")
         assert beside.run("dlq", "retry", "--reason", "handover").code == 0
-        wait_until(lambda: valkey.call("HGET", "inbox:{0}:8", "live") == b"2", 5)
+        wait_until(lambda: state_of(valkey, "8").live == 2, 5)
         wait_until(lambda: valkey.call("XLEN", EVENTS) == 0, 5)
-    assert valkey.call("HGET", "inbox:{0}:7", "seq") == b"2"
+    assert state_of(valkey, "7").seq == 2
     assert valkey.call("XLEN", "dead:{0}:handover") == 0

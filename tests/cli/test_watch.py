@@ -20,6 +20,7 @@ from tests.cli.program import Program
 from tests.client import token
 from tests.daemon import Daemon, wait_until
 from tests.servers import Valkey
+from tests.stored import state_of
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_what_is_published_is_printed_and_acknowledged(beside: Program, server: 
         _publish(server, "ann", "one", "two")
         assert process.wait(5) == 0
         assert _texts(process.stdout.read().decode()) == ["one", "two"]
-    wait_until(lambda: server.call("HGET", "inbox:{0}:ann", "ack") == b"2", 2)
+    wait_until(lambda: state_of(server, "ann").ack == 2, 2)
 
 
 def test_from_the_start_as_json(beside: Program, server: Valkey) -> None:
@@ -89,9 +90,7 @@ def test_it_goes_on_where_it_was_after_a_restart(beside: Program, daemon: Daemon
         assert b"connected" in process.stderr.readline()
         _publish(server, "cem", "one")
         assert b'"one"' in process.stdout.readline()
-        wait_until(
-            lambda: server.call("HGET", "inbox:{0}:cem", "ack") == b"1", 2
-        )  # and not only when it ends
+        wait_until(lambda: state_of(server, "cem").ack == 1, 2)  # and not only when it ends
         daemon.stop()
         _publish(server, "cem", "two", "three")
         daemon.start()

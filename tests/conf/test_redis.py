@@ -312,7 +312,9 @@ def spoken(paths: Iterable[Path], known: set[str]) -> set[str]:
     found = set()
     for path in paths:
         if path.suffix == ".lua":
-            found |= {name.lower() for name in re.findall(r"call\('([A-Z]+)'", path.read_text())}
+            for first, second in re.findall(r"call\('([A-Z]+)'(?:, '([A-Z]+)')?", path.read_text()):
+                nested = f"{first}|{second}".lower()
+                found.add(nested if nested in known else first.lower())
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             words = (

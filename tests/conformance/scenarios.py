@@ -148,14 +148,14 @@ SCENARIOS = (
     Scenario("ready gives no place", "Keeping your place", (
         *loaded("a"), Close(1006), Accept(at(1)), Say((ready(9, epoch="1.b"),)), Close(1006), Accept(at(1)),
     )),
-    Scenario("a resume that breaks off moves nothing", "Keeping your place", (
-        *loaded("a"), Close(1006), Accept(at(1)), Say((ready(5, epoch="1.b"), row(2, "b"), row(3, "c"))),
-        Close(1006), Accept(at(1)), Say((ready(5, epoch="1.b"), row(2, "b"), row(5, "c"), upto(5, epoch="1.b"))),
-        Shows({"rows": ["c", "b", "a"]}), Close(1006), Accept(at(5, "1.b")),
+    Scenario("a resume that breaks off is no place", "Keeping your place", (
+        *loaded("a"), Close(1006), Accept(at(1)), Say((ready(5, epoch="1.b"), row(2, "b"), row(3, "lost"))),
+        Close(1006), FRESH, Say((ready(5, epoch="1.c"), row(1, "a"), row(2, "b"), row(5, "c"), upto(5, epoch="1.c"))),
+        Shows({"rows": ["c", "b", "a"]}), Close(1006), Accept(at(5, "1.c")),
     )),
     Scenario("a gap leaves the place alone", "Keeping your place", (
         *loaded("a"), Say((row(2, "b"), row(4, "d"), row(5, "e"))), Shows({"rows": ["e", "d", "b", "a"]}),
-        Close(1006), Accept(at(2)), Say((ready(5), row(3, "c"), row(4, "d"), row(5, "e"), upto(5))),
+        Close(1006), FRESH, Say((ready(5), row(1, "a"), row(2, "b"), row(3, "c"), row(4, "d"), row(5, "e"), upto(5))),
         Shows({"rows": ["e", "d", "c", "b", "a"]}),
     )),
     Scenario("a gap that the server closes", "Keeping your place", (

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
 from notifier.core.inbox import NOTIFICATION, READ, RETRACTED, SEEN, Join, Mark, parse
-from notifier.core.keys import shard_of
+from notifier.core.keys import shard_of, tag
+from notifier.edge.redis import Connection, ReplyError, Script
 from notifier.ports import Inbox
 from tests.contract.world import (
     ISSUED,
     NOWHERE,
     Reader,
+    RedisWorld,
     World,
     event,
     load,
@@ -189,6 +196,54 @@ async def test_bells_of_what_succeeded_go_out(world: World) -> None:
     await reader.fanout.once()
     await reader.fanout.once()
     assert [bell.user for bell in await ear.bells()] == [V]
+
+
+async def test_an_inbox_that_cannot_be_read_is_nobody_elses_affair(world: World) -> None:
+    """The sweep hears of the others, keeps everybody present, and still learns whose tokens are void."""
+    (w,) = people(3)[2:]
+    inbox = world.inbox()
+    await join(inbox, U, V, w)
+    before = await inbox.refresh([U, V, w])
+    await inbox.leave([U, V, w])
+    await inbox.revoke(V)
+    await world.spoil(V)
+    found = await inbox.refresh([U, V, w])
+    assert (found[U], found[w]) == (before[U], before[w])
+    assert [bool(found[user].fault) for user in (U, V, w)] == [False, True, False]
+    assert (found[V].birth, found[V].seq) == (0, 0)
+    assert found[V].revoked > 0
+    assert [await world.present(user) for user in (U, V, w)] == [{"one"}] * 3
+    await world.mend(V)
+    assert (await inbox.refresh([V]))[V].fault == ""
+
+
+class Refusing:
+    """A connection on which the scripts of some shards are refused."""
+
+    def __init__(self, calls: Connection, *shards: int) -> None:
+        self.calls, self.keys = calls, [f"alive:{tag(shard)}" for shard in shards]
+
+    async def run(self, script: Script, names: Sequence[str], args: Sequence[Any]) -> Any:
+        if names[0] in self.keys:
+            raise ReplyError("ERR refused")
+        return await self.calls.run(script, names, args)
+
+
+async def test_what_one_shard_refuses_the_others_still_hear(spread: World) -> None:
+    if not isinstance(spread, RedisWorld):
+        return  # in memory a call is one for all shards
+    users = [f"p{n}" for n in range(40)]
+    inbox: Any = spread.inbox()
+    await join(inbox, *users)
+    calls = inbox.calls
+    inbox.calls = Refusing(calls, 1)
+    found = await inbox.refresh(users)
+    assert {user for user in users if found[user].fault} == {user for user in users if shard_of(user, 4) == 1}
+    assert {found[user].fault for user in users if shard_of(user, 4) == 1} == {"ERR refused"}
+    assert all(found[user].birth > 0 for user in users if shard_of(user, 4) != 1)
+    inbox.calls = Refusing(calls, 0, 1, 2, 3)
+    with pytest.raises(ReplyError, match="refused"):
+        await inbox.refresh(users)
 
 
 async def test_people_of_all_shards(spread: World) -> None:

@@ -138,6 +138,19 @@ async def test_ids_made_from_stream_ids_are_numbers(world: World) -> None:
     assert ids(await load(world, U)) == [f"x:{now}-2000"]
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("x:5-1", "x:05-2"), ("x:5-1", "x:5-002"), ("x:9007199254740992-2", "x:9007199254740993-1"), ("x:0-0", "x:00-1")],
+)  # fmt: skip
+async def test_numbers_in_ids_are_compared_whole(world: World, first: str, second: str) -> None:
+    """With leading zeros too, and beyond what a double can hold."""
+    now, reader = world.now(), Reader(world)
+    await reader.deliver(like(first, now), like(second, now, kind="unlike"))
+    assert ids(await load(world, U)) == [], "the unlike is later"
+    await reader.deliver(like(second, now, V), like(first, now, V, kind="unlike"))
+    assert ids(await load(world, V)) == [second], "the unlike is earlier"
+
+
 async def test_an_unlike_takes_only_its_own(world: World) -> None:
     now, reader = world.now(), Reader(world)
     at = await start(world)
@@ -246,8 +259,8 @@ async def test_a_trim_drops_a_bounded_number(world: World) -> None:
     assert (ids(joined), joined.floor) == (["c2", "c3", "c4"], 147)
 
 
-async def test_a_trim_looks_a_bounded_way(world: World) -> None:
-    """Rows beyond the cap lie behind 540 superseded changes: one write looks at 512 of these, the next goes on."""
+async def test_a_trim_finds_what_lies_behind_many_holes(world: World) -> None:
+    """Rows beyond the cap lie behind 540 superseded changes: more than one write looks at one by one."""
     world.use(cap=3)
     now, reader = world.now() - 1_000, Reader(world)
     await reader.deliver(like("a0", now, thing="a0"), like("a1", now, thing="a1"))
@@ -257,7 +270,7 @@ async def test_a_trim_looks_a_bounded_way(world: World) -> None:
     await reader.run()
     assert (await load(world, U)).seq == 542
     await reader.log.give()
-    assert await rows_after_each(world, "c", 5) == [3, 3, 3, 4, 3]
+    assert await rows_after_each(world, "c", 5) == [3, 3, 3, 3, 3]
     assert ids(await load(world, U)) == ["c2", "c3", "c4"]
 
 
@@ -267,6 +280,28 @@ async def rows_after_each(world: World, name: str, count: int) -> list[int]:
         await reader.deliver(like(f"{name}{n}", world.now(), thing=f"{name}{n}"))
         live.append(len((await load(world, U)).records))
     return live
+
+
+# -- how long it lives
+
+DAY_MS = 86_400_000
+
+
+@pytest.mark.parametrize(
+    ("days", "left", "renewed"),
+    [(1, 0.49, True), (1, 0.51, False), (2, 0.99, True), (2, 1.01, False), (90, 88.9, True), (90, 89.1, False)],
+)  # fmt: skip
+async def test_a_change_prolongs_the_life_of_an_inbox(
+    world: World, days: int, left: float, renewed: bool
+) -> None:
+    """Not each one, but so that what is left is never less than half of it, or than all but a day."""
+    world.use(retention=days * DAY_MS)
+    reader = Reader(world)
+    await reader.deliver(event(to=U))
+    await world.set_life(U, int(left * DAY_MS))
+    await reader.deliver(event(to=U, thing="2"))
+    assert await world.life_left(U) > (days - 0.005 if renewed else left - 0.005) * DAY_MS
+    assert await world.life_left(U) <= (days if renewed else left) * DAY_MS
 
 
 # -- joining
@@ -519,6 +554,21 @@ async def test_the_read_record_holds_all_that_is_read(world: World) -> None:
         (8, READ, "e0 e3"),
     ]
     assert [record.read for _, record in records(await load(world, U))] == [True, False, True]
+
+
+async def test_very_many_rows_are_read_in_several_changes(world: World) -> None:
+    """What one HSET can take is bounded; at the end all are read, and the newest record names them all."""
+    world.use(cap=1_100, page_bytes=10_000_000)
+    now, reader, inbox = world.now(), Reader(world), world.inbox()
+    await start(world)
+    await reader.deliver(*(like(f"e{n}", now, thing=str(n)) for n in range(1_000)))
+    at = place(await load(world, U))
+    assert await inbox.mark([mark("read", Place(at.birth, at.run, 990))]) == [2]
+    joined = await load(world, U)
+    assert (joined.seq, joined.unread) == (1_002, 10)
+    assert [record.read for _, record in records(joined)] == [True] * 990 + [False] * 10
+    ((seq, record),) = records(await since(world, U, at))
+    assert (seq, record.kind, record.body.split(" ")) == (1_002, READ, [f"e{n}" for n in range(990)])
 
 
 async def test_marks_by_seq_mean_what_they_meant_when_given(world: World) -> None:

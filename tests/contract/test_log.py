@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 
 from notifier.core import keys
@@ -243,6 +244,75 @@ async def test_what_was_rolled_back_to_unread_is_not_deleted(world: World) -> No
     await reader.run()
     assert reader.metrics.events_duplicate == 1
     assert (await reader.log.depth()).entries == 0
+
+
+async def test_what_was_acknowledged_but_not_deleted_goes_with_a_takeover(world: World) -> None:
+    """An error between the two, or an operator's XACK: it would stay for ever, and with it all marks."""
+    log, todo = world.log(), backlog(world)
+    sent = [await world.append(event(to=U, eid=f"e{n}", at=world.now(), thing=str(n))) for n in range(4)]
+    await log.take()
+    todo.add(await log.read(3))
+    batch = todo.next()
+    assert batch is not None
+    # applied, but nothing is said to be complete with it
+    entries, _, items = msgspec.msgpack.decode(batch.payload)
+    batch.payload = msgspec.msgpack.encode((entries, [1, 2, 3], items))
+    await log.handover(batch, 0)
+    await world.strand(sent[0])
+    await world.strand(sent[2])
+    await log.give()
+    reader = Reader(world, "two")
+    await reader.run()
+    assert (reader.metrics.events_duplicate, (await reader.log.depth()).entries) == (3, 0)
+    assert ids(await load(world, U)) == ["e0", "e1", "e2", "e3"]
+
+
+async def test_what_was_passed_over_is_applied_in_its_place(world: World) -> None:
+    """Acknowledged by hand before it was applied: nobody else could know that it was not."""
+    log = world.log()
+    sent = [await world.append(event(to=U, eid=f"e{n}", at=world.now(), thing=str(n))) for n in range(5)]
+    await log.take()
+    await log.read(4)
+    await world.strand(sent[1])
+    await world.strand(sent[3])
+    assert [entry.id for entry in (await log.claim(0, "")).entries] == sent[:4]
+    await world.strand(sent[1])
+    await log.give()
+    reader = Reader(world, "two")
+    await reader.run()
+    assert ids(await load(world, U)) == [f"e{n}" for n in range(5)]
+    assert (await reader.log.depth()).entries == 0
+
+
+@pytest.mark.parametrize(
+    "stranded", [slice(0, 450, 10), slice(0, 250), slice(0, 440), slice(0, 450), slice(200, 450)]
+)
+async def test_what_is_stranded_comes_in_pages_too(world: World, stranded: slice) -> None:
+    log = world.log()
+    sent = [await world.append(event(to=U)) for _ in range(460)]
+    await log.take()
+    await log.read(450)
+    for entry in sent[stranded]:
+        await world.strand(entry)
+    found, after, first = [], "", True
+    while first or after:
+        claimed = await log.claim(0, after)
+        found += [entry.id for entry in claimed.entries]
+        after, first = claimed.after, False
+    assert found == sent[:450]
+
+
+async def test_what_is_pending_behind_a_group_that_was_moved_back_is_taken_over(world: World) -> None:
+    log = world.log()
+    sent = [await world.append(event(to=U, eid=f"e{n}", at=world.now(), thing=str(n))) for n in range(3)]
+    await log.take()
+    await log.read(3)
+    await world.rewind()
+    assert [entry.id for entry in (await log.claim(0, "")).entries] == sent
+    await log.give()
+    reader = Reader(world, "two")
+    await reader.run()
+    assert (ids(await load(world, U)), (await reader.log.depth()).entries) == (["e0", "e1", "e2"], 0)
 
 
 # -- repeats

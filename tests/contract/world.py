@@ -32,6 +32,7 @@ from notifier.edge.store import RedisInbox, RedisLog, RedisShards, Rules, Script
 from notifier.metrics import Metrics
 from notifier.pipeline import Fanout
 from notifier.ports import Bus, EventLog, Inbox, Shards, Unburied
+from tests.stored import State
 
 TAG = keys.tag(0)
 ISSUED = 2_000_000_000  # s: tokens of these tests were made after any revocation
@@ -105,10 +106,14 @@ class World(Protocol):
     async def lapse(self, ms: int) -> None: ...
     async def append(self, *fields: bytes, stream: str = "", entry_id: str = "") -> str: ...
     async def remove(self, entry: str) -> None: ...
+    async def strand(self, entry: str) -> None: ...
+    async def rewind(self) -> None: ...
     async def drop_group(self) -> None: ...
     async def drop_stream(self) -> None: ...
     async def set_lease(self, ms: int) -> None: ...
     async def lease_left(self) -> int: ...
+    async def set_life(self, user: str, ms: int) -> None: ...
+    async def life_left(self, user: str) -> int: ...
     async def spoil(self, user: str) -> None: ...
     async def mend(self, user: str) -> None: ...
     async def die(self, incarnation: str) -> None: ...
@@ -129,7 +134,7 @@ class MemoryWorld(World):
         self.server.hazard = self._hazard
 
     def _hazard(self, stage: str, user: str, event_id: str) -> None:
-        if stage == "item" and user in self.spoiled:
+        if stage in ("item", "look") and user in self.spoiled:
             raise ItemError(f"{user} is spoiled")
 
     def log(self, incarnation: str = "one", stream: str = "", tagged: str = TAG) -> EventLog:
@@ -168,6 +173,15 @@ class MemoryWorld(World):
         ms, _, number = entry.partition("-")
         self.server.stream(self.stream).entries.cut((int(ms), int(number)))
 
+    async def strand(self, entry: str) -> None:
+        """Acknowledged, but not deleted."""
+        ms, _, number = entry.partition("-")
+        self.server.stream(self.stream).pending.cut((int(ms), int(number)))
+
+    async def rewind(self) -> None:
+        """The group has been given nothing; what is pending stays so."""
+        self.server.stream(self.stream).ends.put("read", (0, 0))
+
     async def drop_group(self) -> None:
         stream = self.server.stream(self.stream)
         stream.ends.cut("read")
@@ -185,6 +199,14 @@ class MemoryWorld(World):
 
     async def lease_left(self) -> int:
         return self.server.leases[TAG].until - self.server.now
+
+    async def set_life(self, user: str, ms: int) -> None:
+        """As if an inbox had been told long ago to live until then."""
+        box = msgspec.structs.replace(self.server.boxes[user], until=self.server.now + ms)
+        self.server.boxes.put(user, box)
+
+    async def life_left(self, user: str) -> int:
+        return self.server.boxes[user].until - self.server.now
 
     async def spoil(self, user: str) -> None:
         self.spoiled.add(user)
@@ -288,6 +310,12 @@ class RedisWorld(World):
     async def remove(self, entry: str) -> None:
         await self.calls.call("XDEL", self.stream, entry)
 
+    async def strand(self, entry: str) -> None:
+        await self.calls.call("XACK", self.stream, keys.GROUP, entry)
+
+    async def rewind(self) -> None:
+        await self.calls.call("XGROUP", "SETID", self.stream, keys.GROUP, "0")
+
     async def drop_group(self) -> None:
         await self.calls.call("XGROUP", "DESTROY", self.stream, keys.GROUP)
 
@@ -299,6 +327,17 @@ class RedisWorld(World):
 
     async def lease_left(self) -> int:
         return int(await self.calls.call("PTTL", keys.lease(TAG)))
+
+    async def set_life(self, user: str, ms: int) -> None:
+        key = keys.inbox(user, self.rules.shards)
+        state = State.parse(await self.calls.call("HGET", key, "state"))
+        await self.calls.call(
+            "HSET", key, "state", msgspec.structs.replace(state, till=self.now() + ms).packed()
+        )
+        await self.calls.call("PEXPIRE", key, ms)
+
+    async def life_left(self, user: str) -> int:
+        return int(await self.calls.call("PTTL", keys.inbox(user, self.rules.shards)))
 
     async def spoil(self, user: str) -> None:
         key = keys.inbox(user, self.rules.shards)
@@ -324,7 +363,9 @@ class RedisWorld(World):
         self._runs += 1
         key = keys.inbox(user, self.rules.shards)
         if await self.calls.call("EXISTS", key):
-            await self.calls.call("HSET", key, "run", f"feed{self._runs:012x}")
+            state = State.parse(await self.calls.call("HGET", key, "state"))
+            state = msgspec.structs.replace(state, run=f"feed{self._runs:012x}")
+            await self.calls.call("HSET", key, "state", state.packed())
 
     async def letters(self, reason: str, tagged: str = TAG) -> list[Dead]:
         found = []

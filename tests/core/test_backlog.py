@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notifier.core.backlog import ADD, BURY, HELD, RETRACT, Backlog, Batch, Entry
+from notifier.core.backlog import ADD, BURY, HELD, RETRACT, WIDTH, Backlog, Batch, Entry
 from notifier.core.intake import Intake
 
 NOW = 1_795_000_000_000
@@ -31,8 +31,9 @@ def entry(number: int, *to: str, kind: str = "like", text: str = "") -> Entry:
 
 def sent(batch: Batch | None) -> tuple[list[list[Any]], list[list[Any]]]:
     assert batch is not None
-    entries, items = msgspec.msgpack.decode(batch.payload)
-    return entries, items
+    entries, unfinished, flat = msgspec.msgpack.decode(batch.payload)
+    items = [flat[at : at + WIDTH] for at in range(0, len(flat), WIDTH)]
+    return [[entry, at not in unfinished] for at, entry in enumerate(entries, 1)], items
 
 
 def people(batch: Batch | None) -> list[str]:
@@ -49,10 +50,12 @@ def test_an_event_becomes_an_item_per_person() -> None:
         (ADD, 1, "v"),
         (RETRACT, 2, "u"),
     ]
-    assert items[0][5] == NOW
-    assert items[0][6] == f"x:{NOW}-1"
-    assert items[0][10].startswith(f'"id":"x:{NOW}-1","kind":"like","actors":[{{"id":"a"}}],"count":1,')
-    assert items[0][7] == items[2][7], "a like and its unlike share a group"
+    group, event_id = items[0][5], f"x:{NOW}-1"
+    assert items[0][6:9] == ["a", event_id, NOW]
+    row = f'1n0 {NOW} {group} {event_id} "id":"{event_id}","kind":"like","actors":[{{"id":"a"}}],"count":1,'
+    assert items[0][9].startswith(row)
+    assert items[2][5] == group, "a like and its unlike share a group"
+    assert items[2][9] == NOW
     assert items[0][3].startswith("seen:{0}:498611:")
 
 
@@ -79,12 +82,23 @@ def test_batches_are_bounded_by_bytes_but_never_empty() -> None:
     assert people(held.next()) == ["v"]
 
 
+def test_the_bound_is_one_of_bytes_not_of_characters() -> None:
+    held = backlog()
+    held.add([entry(n, "u", text="\u6f22" * 4_096) for n in range(100)])
+    sizes = []
+    while (batch := held.next()) is not None:
+        sizes.append(len(batch.payload))
+        held.settle(batch, ())
+    assert len(sizes) >= 5
+    assert max(sizes) <= 262_144
+
+
 def test_what_is_no_event_is_buried_with_its_bytes() -> None:
     held = backlog()
     held.add([Entry(f"{NOW}-1", b"{"), Entry(f"{NOW}-2", None, (b"a", b"\xff"))])
     batch = held.next()
     _, items = sent(batch)
-    assert [(item[0], item[2], item[5]) for item in items] == [(BURY, "not_json", 1), (BURY, "no_event", 2)]
+    assert [(item[0], item[5], item[8]) for item in items] == [(BURY, "not_json", 1), (BURY, "no_event", 2)]
     assert batch is not None
     assert batch.raws == [b"{", rb'["a","\\xff"]']
     assert held.settle(batch, ()).buried == ["not_json", "no_event"]
@@ -127,8 +141,9 @@ def test_after_its_tries_a_pair_is_buried_for_that_person_alone() -> None:
     held.settle(alone, ((1, "ERR no"),))
     burial = held.next()
     _, items = sent(burial)
-    assert [items[0][:7]] == [[BURY, 1, "handover", "could not be applied to u: ERR no", f"{NOW}-1", 1, "u"]]
-    assert items[0][7].startswith("seen:{0}:"), "its mark goes along: it is never applied later, out of order"
+    assert items[0][:3] == [BURY, 1, "u"]
+    assert items[0][5:] == ["handover", "could not be applied to u: ERR no", f"{NOW}-1", 1, ""]
+    assert items[0][3].startswith("seen:{0}:"), "its mark goes along: it is never applied later, out of order"
     assert burial is not None
     assert burial.raws == [event("u", "v")]
     assert held.settle(burial, ()).buried == ["handover"]
@@ -149,14 +164,14 @@ def test_an_entry_that_meets_a_bug_is_buried_and_its_neighbours_go_on() -> None:
     held = backlog()
     held.add([Entry("no stream id", event("u")), entry(2, "u")])
     _, items = sent(held.next())
-    assert [(item[0], item[2]) for item in items] == [(BURY, "bug"), (ADD, "u")]
-    assert "ValueError" in items[0][3]
+    assert [(item[0], item[2], item[5]) for item in items] == [(BURY, "", "bug"), (ADD, "u", items[1][5])]
+    assert "ValueError" in items[0][6]
 
 
 def test_an_id_that_no_calendar_has_is_refused() -> None:
     held = backlog()
     held.add([Entry("9" * 15 + "-1", event("u"))])
-    assert [(item[0], item[2]) for item in sent(held.next())[1]] == [(BURY, "future")]
+    assert [(item[0], item[5]) for item in sent(held.next())[1]] == [(BURY, "future")]
 
 
 def test_a_batch_that_was_not_sent_goes_back_in_order() -> None:
@@ -170,7 +185,7 @@ def test_a_batch_that_was_not_sent_goes_back_in_order() -> None:
     held.settle(in_flight, ((1, "ERR"),))
     order = []
     while (batch := held.next()) is not None:
-        order += [item[6] for item in sent(batch)[1]]
+        order += [item[7] for item in sent(batch)[1]]
         held.settle(batch, ())
     assert order == [f"x:{NOW}-{number}" for number in (1, 2, 3)]
 
@@ -199,7 +214,7 @@ def test_whatever_fails_each_person_is_served_in_order_and_once(
             if item[2] in blocked:
                 failures.append((at, HELD))
             elif next(fate):
-                done.setdefault(item[2], []).append(item[6])
+                done.setdefault(item[2], []).append(item[7])
             else:
                 failures.append((at, "ERR"))
                 blocked.add(item[2])

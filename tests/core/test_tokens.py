@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from notifier.core.tokens import MAX_BYTES, REASONS, Identity, Key, Reason, TokenError, Verifier
+from notifier.core.tokens import MAX_BYTES, REASONS, Identity, Key, Reason, TokenError, Verifier, base64url
 
 NOW = 1_800_000_000
 LEEWAY = 30
@@ -591,3 +591,18 @@ def test_what_pyjwt_refuses_is_refused(data: st.DataObject) -> None:
         token[data.draw(st.integers(0, len(token) - 1))] = data.draw(st.sampled_from("Ab0_-.=/ "))
     if not second_opinion("".join(token)):
         assert outcome("".join(token)) is not None
+
+
+@UNHURRIED
+@given(st.one_of(st.binary(max_size=40).map(b64), st.text("Ab0_-+/= é!", max_size=12), st.text(max_size=12)))
+@example("QQ")
+@example("QR")  # stray bits at the end: the same byte, spelled in another way
+@example("+/+/")
+@example("!!!!")
+@example("Q=Q=")
+def test_base64url_is_the_encoders_own_spelling_and_nothing_else(text: str) -> None:
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except ValueError:
+        raw = b""
+    assert base64url(text) == (raw if b64(raw) == text else None)

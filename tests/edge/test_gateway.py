@@ -31,6 +31,7 @@ from tests.client import (
 )
 from tests.daemon import Daemon, Settings, wait_until
 from tests.servers import Valkey
+from tests.stored import state_of
 
 Daemons = Callable[..., Daemon]
 
@@ -83,12 +84,7 @@ def publish(server: Valkey, *to: str, count: int = 1, **fields: Any) -> None:
 
 
 def wait_for_seq(server: Valkey, user: str, seq: int) -> None:
-    wait_until(lambda: int(field(server, user, "seq") or 0) >= seq, 10, f"seq {seq} of {user}")
-
-
-def field(server: Valkey, user: str, name: str) -> str | None:
-    value = server.call("HGET", f"inbox:{{0}}:{user}", name)
-    return value.decode() if isinstance(value, bytes) else None
+    wait_until(lambda: state_of(server, user).seq >= seq, 10, f"seq {seq} of {user}")
 
 
 # --- the conversation --------------------------------------------------------------------------------------
@@ -187,6 +183,22 @@ def test_ping_is_answered_and_an_unknown_message_refused_without_a_close(port: i
         assert client.frame() == (PONG, b"are you there")
 
 
+@pytest.mark.parametrize(
+    "offer",
+    ["permessage-deflate", "permessage-deflate; client_max_window_bits", "x-unknown, permessage-bzip2"],
+)
+def test_an_offered_extension_is_declined_and_its_bits_are_refused(port: int, user: str, offer: str) -> None:
+    with Socket(port, headers={"Sec-WebSocket-Extensions": offer}) as client:
+        assert "extensions" not in client.answer.lower()
+        assert client.auth(user)["type"] == "ready"
+        client.send({"type": "ping"})
+        assert client.receive()["type"] == "pong"
+        compressed = bytearray(text({"type": "ping"}))
+        compressed[0] |= 0x40  # RSV1 (RFC 7692 6)
+        client.raw(bytes(compressed))
+        assert client.closing().code == 1002
+
+
 def test_a_message_in_pieces_byte_by_byte(port: int, user: str) -> None:
     whole = json.dumps(auth(token(user))).encode()
     pieces = frame(TEXT, whole[:10], fin=False) + frame(PING, b"!") + frame(CONTINUATION, whole[10:])
@@ -220,11 +232,11 @@ def test_a_background_tab_acks_and_nothing_counts_as_seen(server: Valkey, port: 
             publish(server, user)
             assert client.receive()["seq"] == other.receive()["seq"] == seq
             client.send({"type": "ack", "seq": seq})
-        wait_until(lambda: field(server, user, "ack") == "20", 10, "the receipt is written")
-        assert (field(server, user, "seen"), field(server, user, "seq")) == ("0", "20")
+        wait_until(lambda: state_of(server, user).ack == 20, 10, "the receipt is written")
+        assert (state_of(server, user).seen, state_of(server, user).seq) == (0, 20)
         assert other.silent()
         client.send({"type": "ack", "seq": 20, "active": True})
-        assert (other.receive()["type"], field(server, user, "seen")) == ("seen", "20")
+        assert (other.receive()["type"], state_of(server, user).seen) == ("seen", 20)
 
 
 def test_acks_beyond_what_was_sent_mean_nothing(server: Valkey, port: int, user: str) -> None:
@@ -236,7 +248,7 @@ def test_acks_beyond_what_was_sent_mean_nothing(server: Valkey, port: int, user:
         assert client.receive()["upto"] == 1
         publish(server, user)
         client.until("notification")
-        assert field(server, user, "seen") == "1"
+        assert state_of(server, user).seen == 1
 
 
 # --- who may come in ---------------------------------------------------------------------------------------

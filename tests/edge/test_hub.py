@@ -13,16 +13,18 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
 from notifier.core.inbox import Bell, Join, Joined, Standing, salvage_bells
-from notifier.core.session import LIVE, Session
+from notifier.core.session import LIVE, REVOKED, Session
 from notifier.edge.hub import CALM_LOOK, MARK_DELAY, REJOINS, Hub
 from notifier.edge.memory import MemoryBus, MemoryInbox
-from notifier.edge.memory_state import MemoryServer
+from notifier.edge.memory_state import ItemError, Lasting, MemoryServer
+from notifier.edge.redis import ReplyError
 from notifier.edge.store import Rules
 from notifier.metrics import Metrics
+from notifier.ports import Unavailable
 from tests.client import Socket
 from tests.daemon import Daemon
 from tests.servers import Valkey
@@ -70,6 +72,7 @@ class Inbox(MemoryInbox):
         self.swept: list[tuple[float, str]] = []
         self.slow: set[str] = set()
         self.delay = 0.0
+        self.failing: dict[str, Exception] = {}  # by person: what a call comes to that asks for them
         self._waiting: list[tuple[str, Deferred[Any], Callable[[], Any]]] = []
 
     def _ask(self, kind: str, do: Callable[[], Any]) -> Awaitable[Any]:
@@ -96,6 +99,9 @@ class Inbox(MemoryInbox):
         return self._ask("leave", lambda: now(super(Inbox, self).leave(users)))
 
     def refresh(self, users: Sequence[str]) -> Awaitable[dict[str, Standing]]:  # type: ignore[override]
+        for user in users:
+            if user in self.failing:
+                return fail(self.failing[user])
         self.swept += [(self.clock.seconds(), user) for user in users]
         return self._ask("refresh", lambda: now(super(Inbox, self).refresh(users)))
 
@@ -196,6 +202,70 @@ def test_the_one_who_stays_when_all_others_leave_is_swept_in_time() -> None:
     looks = [at - began for at, user in house.inbox.swept if user == "u1999"]
     assert looks
     assert looks[0] <= 30
+
+
+def test_an_inbox_that_cannot_be_read_is_told_and_left_alone() -> None:
+    house = House(refresh_seconds=3)
+    house.server.hazard = damaged
+    house.enter("a", "b", "c")
+    joins = len(house.inbox.joins)
+    house.pass_by(9)
+    assert {user for _, user in house.inbox.swept} == {"a", "b", "c"}
+    looks = [user for _, user in house.inbox.swept].count("b")
+    assert looks >= 3
+    assert house.metrics.inboxes_unreadable == looks
+    assert house.metrics.refreshes == len(house.inbox.swept) - looks
+    assert len(house.inbox.joins) == joins, "a place that nobody knows is no reason for a join"
+    assert house.present("b")
+
+
+def test_a_token_is_void_whatever_the_inbox_is_like() -> None:
+    house = House(refresh_seconds=3)
+    house.server.hazard = damaged
+    (client,) = house.enter("b")
+    client.issued = 1
+    closed: list[int] = []
+    client.close = lambda code, reason: closed.append(code)  # type: ignore[method-assign]
+    house.server.revoked.put("b", Lasting(1, house.server.now + 1_000))
+    house.pass_by(3)
+    assert REVOKED in closed
+
+
+def damaged(stage: str, user: str, event_id: str) -> None:
+    if (stage, user) == ("look", "b"):
+        raise ItemError("damaged")
+
+
+@pytest.mark.parametrize("error", [ReplyError("ERR no"), RuntimeError("a bug")])
+def test_a_part_of_the_sweep_that_fails_for_ever_holds_up_nobody(error: Exception) -> None:
+    house = House(refresh_seconds=PERIOD)
+    users = [f"u{n}" for n in range(20)]
+    house.enter(*users)
+    house.inbox.failing["u0"] = error
+    house.inbox.swept.clear()
+    house.pass_by(3 * PERIOD)
+    part = 5
+    swept = {user for _, user in house.inbox.swept}
+    assert len(swept) >= len(users) - part
+    for user in swept:
+        looks = [at for at, who in house.inbox.swept if who == user]
+        assert max(after - before for before, after in pairwise(looks)) <= PERIOD + 0.01
+
+
+def test_who_could_not_be_asked_for_is_asked_for_next() -> None:
+    """Redis was away: nothing is known to be wrong with anybody, and those whose turn it was have waited longest."""
+    house = House(refresh_seconds=PERIOD)
+    users = [f"u{n}" for n in range(20)]
+    house.enter(*users)
+    house.pass_by(PERIOD)
+    order = list(dict.fromkeys(user for _, user in reversed(house.inbox.swept)))[::-1]
+    assert len(order) == len(users)
+    house.inbox.failing = dict.fromkeys(users, Unavailable("away"))
+    house.pass_by(10)
+    house.inbox.failing.clear()
+    house.inbox.swept.clear()
+    house.pass_by(1)
+    assert [user for _, user in house.inbox.swept] == order[:5]
 
 
 # --- presence ----------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from tests.client import PATH, PROTOCOL, Socket, auth, request, text, token
 from tests.daemon import Daemon, wait_until
 from tests.servers import Valkey
 from tests.servers import _packed as packed
+from tests.stored import state_of
 
 SLOW: Final = 1000
 EVENTS: Final = 150
@@ -111,9 +112,7 @@ def test_nobody_is_dropped_by_a_history_that_is_larger_than_what_may_lie_unsent(
     rows = 100
     with Daemon(tmp_path, server.url, {"limits": {"unsent_bytes": UNSENT}}) as daemon:
         publish(server, ["bo"], rows)
-        wait_until(
-            lambda: server.call("HGET", "inbox:{0}:bo", "seq") == b"%d" % rows, 20, "the rows are there"
-        )
+        wait_until(lambda: state_of(server, "bo").seq == rows, 20, "the rows are there")
         with Socket(daemon.port("websocket"), receive_bytes=2048) as client:
             client.send(auth(token("bo"), after=0))
             wait_until(lambda: daemon.metrics()['joins_total{result="load"}'] > 0, 20, "its history is read")

@@ -19,6 +19,7 @@ from tests.client import Closed, Socket, token
 from tests.daemon import Daemon, Settings, wait_until
 from tests.edge.test_tls import Papers, make_papers
 from tests.servers import Valkey
+from tests.stored import state_of
 
 PAGE = "https://app.example"
 Message = dict[str, Any]
@@ -144,7 +145,7 @@ class Scene:
 
     def has(self, user: str, seq: int) -> None:
         """Return when so many changes are in an inbox."""
-        wait_until(lambda: self.server.call("HGET", f"inbox:{{0}}:{user}", "seq") == str(seq).encode(), 10)
+        wait_until(lambda: state_of(self.server, user).seq == seq, 10)
 
     def gone(self) -> None:
         wait_until(lambda: self.daemon.metrics()["streams"] == 0, 5)

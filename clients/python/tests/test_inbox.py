@@ -48,12 +48,27 @@ def test_the_place_moves_with_upto_and_with_the_next_change_only() -> None:
     inbox.apply(row(4, "d"))
     inbox.apply(row(5, "e"))
     assert inbox.where() == {"epoch": "1.a", "after": 2}
+    assert inbox.apply(upto(5)) == Change("complete")
     inbox.begin()
     inbox.apply({"type": "ready", "epoch": "1.b", "seq": 9, "unread": 3})
-    inbox.apply(row(3, "c"))
-    assert inbox.where() == {"epoch": "1.a", "after": 2}
-    assert inbox.apply(upto(5, "1.b")) == Change("complete")
-    assert inbox.where() == {"epoch": "1.b", "after": 5}
+    inbox.apply(row(7, "c"))
+    assert inbox.where() == {"epoch": "1.a", "after": 5}
+    assert inbox.apply(upto(9, "1.b")) == Change("complete")
+    assert inbox.where() == {"epoch": "1.b", "after": 9}
+
+
+def test_what_came_beyond_the_place_is_loaded_anew_when_the_line_breaks() -> None:
+    inbox = loaded("a")
+    inbox.begin()
+    inbox.apply({"type": "ready", "epoch": "1.b", "seq": 9, "unread": 3})
+    inbox.begin()
+    assert inbox.where() == {"epoch": "1.a", "after": 1}, "nothing came: the place is as good as it was"
+    inbox.apply(row(3, "lost"))
+    inbox.begin()
+    assert inbox.where() == {"after": 0}, "it came, but no upto: it may never have been kept"
+    inbox.apply(row(1, "a"))
+    inbox.apply(upto(2, "1.c"))
+    assert (list(inbox.rows), inbox.where()) == (["a"], {"epoch": "1.c", "after": 2})
 
 
 def test_after_a_resync_the_old_rows_stay_until_the_new_ones_are_complete() -> None:

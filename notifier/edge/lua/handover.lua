@@ -1,29 +1,29 @@
 -- handover: one batch of (event, person) pairs into inboxes, then the acks, then the next entries of the stream.
 -- KEYS: lease, stream. ARGV: tag, incarnation, lease ms, group, consumer, publish command, retention ms, cap,
 -- register ms, dead letters kept per reason, dead letters kept ms, window ms, entries wanted, batch (msgpack).
--- batch: {entries, items}; an entry is {stream id, is it complete with this batch}.
--- An item (mark "": none, for a canary):
---          {1, entry, user, mark key, mark, time, id, group, actor, accepted, body}: a row
---          {2, entry, user, mark key, mark, time, id, group, actor, accepted}: a retraction
---          {3, entry, reason, detail, source, at, user, mark key, mark}: to the dead letters; the raw bytes are
+-- batch: {stream ids, which of them are not complete with this batch, items}. Items stand one behind the other without
+-- tables of their own, each WIDTH values (mark "": none, for a canary):
+--          1, entry, user, mark key, mark, group, actor, id, accepted, record: a row
+--          2, entry, user, mark key, mark, group, actor, id, accepted, time: a retraction
+--          3, entry, user, mark key, mark, reason, detail, source, at, "": to the dead letters; the raw bytes are
 --          argument 14 + at; with a user and a mark when only that pair could not be applied
 -- Returns {status, {{item, error}...}, entries, repeats}: status ok | lease | group; error "held" = waits for an earlier one.
 if call('GET', KEYS[1]) ~= ARGV[2] then return {'lease', {}, {}, 0} end
 
+local ADD, RETRACT, BURY, WIDTH = 1, 2, 3, 10
 local batch = cmsgpack.unpack(ARGV[14])
-local entries, items = batch[1], batch[2]
+local ids, unfinished, items = batch[1], batch[2], batch[3]
 local retention, cap, register_life = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
-local LENGTHS = {11, 10, 9}
+local LAST = {[ADD] = 'string', [RETRACT] = 'number', [BURY] = 'string'}
 -- Everything is checked before the first write: Lua is not rolled back.
 assert(retention and cap and tonumber(register_life) and tonumber(ARGV[13]), 'handover: bad settings')
-for at, item in ipairs(items) do
-  local fits = LENGTHS[item[1]] == #item and entries[item[2]]
-  if item[1] == 3 then
-    fits = fits and ARGV[14 + item[6]]
-  else
-    fits = fits and type(item[6]) == 'number' and type(item[10]) == 'number'
+assert(#items % WIDTH == 0, 'handover: bad batch')
+for at = 1, #items, WIDTH do
+  local move = items[at]
+  if not ids[items[at + 1]] or type(items[at + 8]) ~= 'number' or type(items[at + 9]) ~= LAST[move]
+     or (move == BURY and not ARGV[14 + items[at + 8]]) then
+    error('handover: bad item ' .. (at - 1) / WIDTH + 1)
   end
-  if not fits then error('handover: bad item ' .. at) end
 end
 call('PEXPIRE', KEYS[1], ARGV[3])
 
@@ -36,14 +36,21 @@ local function after_in_bytes(a, b)
   return #a > #b
 end
 
+-- Of two whole numbers without leading zeros, as large as they like.
+local function greater(a, b)
+  if #a ~= #b then return #a > #b end
+  return after_in_bytes(a, b)
+end
+
 -- (time, id) orders what one actor did; ids that were made from stream ids are compared as numbers.
+local MADE = '^x:0*(%d+)-0*(%d+)$'
 local function later(time, id, than_time, than_id)
   if time ~= than_time then return time > than_time end
-  local ms, n = string.match(id, '^x:(%d+)-(%d+)$')
-  local than_ms, than_n = string.match(than_id, '^x:(%d+)-(%d+)$')
+  local ms, n = string.match(id, MADE)
+  local than_ms, than_n = string.match(than_id, MADE)
   if ms and than_ms then
-    if ms ~= than_ms then return tonumber(ms) > tonumber(than_ms) end
-    return tonumber(n) > tonumber(than_n)
+    if ms ~= than_ms then return greater(ms, than_ms) end
+    return greater(n, than_n)
   end
   return after_in_bytes(id, than_id)
 end
@@ -57,12 +64,13 @@ local function register(user, group, actor)
   return tonumber(time), id
 end
 
-local function add_row(_, _, user, _, _, time, id, group, actor, accepted, body)
+local function add_row(user, group, actor, id, accepted, line)
   local off_time, off_id = register(user, group, actor)
-  if off_time and not later(time, id, off_time, off_id) then return end  -- was taken back, before it came
-  local box, old = open_inbox(user, 'n:' .. id)
-  local line = record(box, tonumber(old), 'n', '0', time, group, id, body)
-  trim_rows(box, cap)
+  if off_time and not later(parts(line), id, off_time, off_id) then return end  -- was taken back, before it came
+  local index = 'n:' .. id
+  local box, old = open_inbox(user, index)
+  write(box, index, old, line)
+  if box.live > cap then trim_rows(box, cap) end
   save_inbox(box, retention)
   ring(present(user), box, accepted, line)
 end
@@ -91,7 +99,7 @@ local function rows_of(box, group, time, id)
   return found
 end
 
-local function retract(_, _, user, _, _, time, id, group, actor, accepted)
+local function retract(user, group, actor, id, accepted, time)
   local off_time, off_id = register(user, group, actor)
   -- An equal register is this retraction's own: all but its expiry is known to be done.
   if off_time and later(off_time, off_id, time, id) then return end
@@ -101,7 +109,8 @@ local function retract(_, _, user, _, _, time, id, group, actor, accepted)
     arrive(box)
     local here = present(user)
     for _, row in ipairs(rows) do
-      local line = record(box, row[1], 't', '0', row[2], group, row[3], '')
+      local line = line_of('t', '0', row[2], group, row[3], '')
+      write(box, 'n:' .. row[3], row[1], line)
       trim_tombs(box, cap)
       save_inbox(box, retention)
       ring(here, box, accepted, line)
@@ -111,35 +120,37 @@ local function retract(_, _, user, _, _, time, id, group, actor, accepted)
   call('PEXPIRE', group_key(user, group), register_life)
 end
 
-local function bury(_, entry, reason, detail, source, raw, user, mark_key, mark)
+local function bury(entry, user, reason, detail, source, raw)
   local key = 'dead:' .. tag .. ':' .. reason
   call('XADD', key, 'MAXLEN', '~', ARGV[10], '*', 'v', '1', 'reason', reason, 'detail', detail, 'source', source,
-       'entry', entries[entry][1], 'to', user, 'raw', ARGV[14 + raw])
+       'entry', ids[entry], 'to', user, 'raw', ARGV[14 + raw])
   call('XTRIM', key, 'MINID', '~', int(now - tonumber(ARGV[11])))
-  if mark ~= '' then call('SADD', mark_key, mark) end
 end
 
 -- A row, its bells, then its register, then its mark last: an error in between leaves what a repeat completes.
-local MOVES = {add_row, retract, bury}
-local function apply(item)
-  if item[1] == 3 then return bury(unpack(item)) end
-  if item[5] ~= '' and call('SISMEMBER', item[4], item[5]) == 1 then return 'duplicate' end
-  MOVES[item[1]](unpack(item))
-  if item[5] ~= '' then call('SADD', item[4], item[5]) end
+-- A burial is not asked for its mark: the pair that it buries may have been applied half.
+local function apply(move, entry, user, mark_key, mark, a, b, c, d, e)
+  if move == BURY then
+    bury(entry, user, a, b, c, d)
+  else
+    if mark ~= '' and call('SISMEMBER', mark_key, mark) == 1 then return 'duplicate' end
+    if move == ADD then add_row(user, a, b, c, d, e) else retract(user, a, b, c, d, e) end
+  end
+  if mark ~= '' then call('SADD', mark_key, mark) end
 end
 
 local failures, failed, held, duplicates = {}, {}, {}, 0
-for at, item in ipairs(items) do
-  local user = item[1] ~= 3 and item[3]
+for at = 1, #items, WIDTH do
+  local entry, user = items[at + 1], items[at] ~= BURY and items[at + 2]
   if user and held[user] then
-    failed[item[2]] = true
-    failures[#failures + 1] = {at, 'held'}
+    failed[entry] = true
+    failures[#failures + 1] = {(at - 1) / WIDTH + 1, 'held'}
   else
-    local ok, result = pcall(apply, item)
+    local ok, result = pcall(apply, unpack(items, at, at + WIDTH - 1))
     if not ok then
-      failed[item[2]] = true
+      failed[entry] = true
       if user then held[user] = true end
-      failures[#failures + 1] = {at, type(result) == 'table' and result.err or tostring(result)}
+      failures[#failures + 1] = {(at - 1) / WIDTH + 1, reason(result)}
     elseif result == 'duplicate' then
       duplicates = duplicates + 1
     end
@@ -148,19 +159,12 @@ end
 publish(ARGV[6])
 
 -- XDEL only what XACK found: an entry whose read was rolled back with Redis comes again.
+for _, entry in ipairs(unfinished) do failed[entry] = true end
 local gone = {}
-for at, entry in ipairs(entries) do
-  if entry[2] and not failed[at] and call('XACK', KEYS[2], ARGV[4], entry[1]) == 1 then gone[#gone + 1] = entry[1] end
+for entry, id in ipairs(ids) do
+  if not failed[entry] and call('XACK', KEYS[2], ARGV[4], id) == 1 then gone[#gone + 1] = id end
 end
 if #gone > 0 then call('XDEL', KEYS[2], unpack(gone)) end
 
-local status, fresh = 'ok', {}
-if ARGV[13] ~= '0' then
-  local read = redis.pcall('XREADGROUP', 'GROUP', ARGV[4], ARGV[5], 'COUNT', ARGV[13], 'STREAMS', KEYS[2], '>')
-  if type(read) == 'table' and read.err then
-    if string.find(read.err, 'NOGROUP', 1, true) then status = 'group' else return redis.error_reply(read.err) end
-  elseif read then
-    fresh = read[1][2]
-  end
-end
+local status, fresh = next_entries(KEYS[2], ARGV[4], ARGV[5], ARGV[13])
 return {status, failures, fresh, duplicates}

@@ -36,7 +36,8 @@ local result = mode
 if mode == 'resume' and not exact() then result = 'resync' end
 if not box then return {result, '0', run, 0, 0, 0, 0, now, 0, {}} end
 
-local from = result == 'resume' and after or box.floor
+-- never from below the floor: what an error has left there is not part of the inbox
+local from = result == 'resume' and math.max(after, box.floor) or box.floor
 local found, bytes, more = {}, 0, 0
 local function take(seq, line)
   -- who starts from nothing needs rows only

@@ -1,10 +1,11 @@
 -- mark: what people and their clients have received, seen, read, deleted. ARGV: tag, publish command, retention ms, cap,
 -- marks (msgpack): {user, kind, birth, run, seq, {ids}}; kind ack | seen | read | delete; birth "" = no place was given.
--- Returns one {changed, error or ""} per mark. A mark takes a seq only if it changes a live row.
+-- Returns changed, error or "" for each mark, one behind the other. A mark takes a seq only if it changes a live row.
 local retention, cap = tonumber(ARGV[3]), tonumber(ARGV[4])
 local marks = cmsgpack.unpack(ARGV[5])
--- ids of the two records that move; no event id can have this form
-local SEEN, READ = '\1seen', '\1read'
+-- index fields of the two records that move; no event id can have this form
+local SEEN, READ = 'n:\1seen', 'n:\1read'
+local READS = 900
 local KINDS = {ack = true, seen = true, read = true, delete = true}
 for at, mark in ipairs(marks) do
   assert(#mark == 6 and KINDS[mark[2]] and type(mark[5]) == 'number', 'mark: bad mark ' .. at)
@@ -37,44 +38,45 @@ local function rows(box, first, last)  -- live rows first..last: {seq, record}, 
   return found
 end
 
-local function seen(box, upto)
-  local changed = upto > box.seen and #rows(box, box.seen + 1, upto) > 0
-  if upto > box.seen then
-    box.seen = upto
-    put(box, 'seen', int(upto))
-  end
-  if changed then
-    local old = tonumber(call('HGET', box.key, 'n:' .. SEEN) or nil)
-    return record(box, old, 's', '0', now, '-', SEEN, int(upto))
-  end
+-- One of the two records that move.
+local function moved(box, kind, index, body)
+  local line = line_of(kind, '0', now, '-', sub(index, 3), body)
+  write(box, index, call('HGET', box.key, index), line)
+  return line
 end
 
--- The read record always holds every live row that is read, so that the newest one alone is enough.
+local function seen(box, upto)
+  local changed = #rows(box, box.seen + 1, upto) > 0
+  box.seen = upto
+  return changed and moved(box, 's', SEEN, int(upto))
+end
+
+-- The read record always holds every live row that is read, so that the newest one alone is enough. One change marks
+-- READS rows at most, because what one HSET can take is bounded; second result: there may be more.
 local function read(box, wanted)
-  local ids, changed = {}, false
+  local ids, count = {}, 0
   for _, row in ipairs(rows(box, 1, box.base)) do
     local seq, line = row[1], row[2]
     local _, _, id = parts(line)
-    if not is_read(line) and wanted(seq, id) then
-      put(box, int(seq), string.sub(line, 1, 2) .. '1' .. string.sub(line, 4))
-      box.unread, changed = box.unread - 1, true
+    if count < READS and not is_read(line) and wanted(seq, id) then
+      put(box, seq, sub(line, 1, 2) .. '1' .. sub(line, 4))
+      box.unread, count = box.unread - 1, count + 1
       ids[#ids + 1] = id
     elseif is_read(line) then
       ids[#ids + 1] = id
     end
   end
-  if changed then
-    local old = tonumber(call('HGET', box.key, 'n:' .. READ) or nil)
-    return record(box, old, 'r', '0', now, '-', READ, table.concat(ids, ' '))
-  end
+  return count > 0 and moved(box, 'r', READ, table.concat(ids, ' ')), count == READS
 end
 
 local function delete(box, id)
   local old = tonumber(call('HGET', box.key, 'n:' .. id) or nil)
-  local line = old and old > box.floor and call('HGET', box.key, int(old))
-  if not line or kind_of(line) ~= 'n' then return nil end
-  local time, group = parts(line)
-  return record(box, old, 'x', '0', time, group, id, '')
+  local before = old and old > box.floor and call('HGET', box.key, old)
+  if not before or kind_of(before) ~= 'n' then return nil end
+  local time, group = parts(before)
+  local line = line_of('x', '0', time, group, id, '')
+  write(box, 'n:' .. id, old, line)
+  return line
 end
 
 local function finish(box, line)
@@ -91,7 +93,6 @@ local function apply(user, kind, birth, at_run, seq, ids)
   if kind == 'ack' then
     if upto <= box.ack then return 0 end
     box.ack = upto
-    put(box, 'ack', int(upto))
     return finish(box)
   elseif kind == 'seen' then
     if upto <= box.seen then return 0 end
@@ -99,8 +100,12 @@ local function apply(user, kind, birth, at_run, seq, ids)
   elseif kind == 'read' then
     local named = {}
     for _, id in ipairs(ids) do named[id] = true end
-    local line = read(box, function(at, id) return named[id] or at <= upto end)
-    return line and finish(box, line) or 0
+    local changed, line, more = 0, nil, true
+    while more do
+      line, more = read(box, function(at, id) return named[id] or at <= upto end)
+      if line then changed = changed + finish(box, line) end
+    end
+    return changed
   end
   local changed = 0
   for _, id in ipairs(ids) do
@@ -116,9 +121,8 @@ end
 local results = {}
 for at, mark in ipairs(marks) do
   local ok, result = pcall(apply, unpack(mark))
-  if ok then results[at] = {result, ''} else
-    results[at] = {0, type(result) == 'table' and result.err or tostring(result)}
-  end
+  results[2 * at - 1] = ok and result or 0
+  results[2 * at] = ok and '' or reason(result)
 end
 publish(ARGV[2])
 return results

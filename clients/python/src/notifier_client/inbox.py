@@ -115,6 +115,9 @@ class Inbox:
 
     def begin(self) -> None:
         """A connection begins: what the last one did not complete comes again."""
+        # Of what we hold beyond our place, Redis may have lost something: nobody would take it back. So we load anew.
+        if self.last > self.seq:
+            self.epoch = None
         self.last, self.complete = 0, False
         self._loading = {} if self.epoch is None else None
 

@@ -1,0 +1,31 @@
+-- Bells: who is told of a change. Behind inbox.lua, in front of the scripts that change inboxes.
+-- One message per process and call. known: incarnation -> is it alive (looked up once a call).
+local bells, known = {}, {}
+local function alive(incarnation)
+  if known[incarnation] == nil then known[incarnation] = call('EXISTS', 'alive:' .. tag .. ':' .. incarnation) == 1 end
+  return known[incarnation]
+end
+
+-- Who holds a socket of this person; processes that died without a word are forgotten here.
+local ON = 'on:' .. tag .. ':'
+local function present(user)
+  local here = call('SMEMBERS', ON .. user)
+  for at = #here, 1, -1 do
+    if not alive(here[at]) then call('SREM', ON .. user, table.remove(here, at)) end
+  end
+  return here
+end
+
+local function ring(here, box, accepted, line)
+  for _, incarnation in ipairs(here) do
+    local list = bells[incarnation]
+    if not list then list = {}; bells[incarnation] = list end
+    list[#list + 1] = {box.user, box.birth, box.run, box.seq, box.floor, box.unread, accepted, line}
+  end
+end
+
+local function publish(command)
+  for incarnation, list in pairs(bells) do
+    call(command, 'bell:' .. tag .. ':' .. incarnation, cmsgpack.pack(list))
+  end
+end
