@@ -6,11 +6,11 @@ from typing import Any, Final, Protocol
 
 from twisted.logger import Logger
 
-from notifier.edge.direct import is_plain
+from notifier.edge.direct import is_plain, unsent
 
 log = Logger()
 
-GATHER: Final = 0.005  # s: who sends first is read at once, who follows within this time waits for its end
+GATHER: Final = 0.005  # s: how long words wait for company, while turns come less than twice this apart
 AT_ONCE: Final = 256  # sockets in one turn; the rest come in the next one
 READ_SIZE: Final = 4096  # bytes: a receipt has 40, and a client that floods us gets no more than its share
 
@@ -27,8 +27,10 @@ class Speaker(Protocol):
 class Inlet:
     """An epoll of our own inside the reactor's: one event there stands for all sockets that have something to say.
 
-    All of them together wake the reactor 200 times a second at most: 4 000 receipts a second that come one by one cost
+    Many that speak wake the reactor 200 times a second, all together: 4 000 receipts a second that come one by one cost
     10 us each instead of 44. Where there is no epoll, nothing is taken and Twisted reads as ever.
+    A connection here has nothing unsent: while Twisted waits to write, and not to read, it takes a reset for the end
+    without a look at what the client said before.
     """
 
     def __init__(self, reactor: Any) -> None:
@@ -37,20 +39,24 @@ class Inlet:
         self._speakers: dict[int, Speaker] = {}
         self._watching = False  # the reactor wakes us
         self._timer: Any = None  # we wake ourselves
+        self._heard = 0.0  # when somebody last spoke, in the reactor's time
         self._stopped = not hasattr(select, "epoll")
 
     # -- who is read
 
     def take(self, speaker: Speaker) -> None:
-        """Read this connection from now on, if its transport is plain TCP."""
+        """Read this connection from now on, if its transport is plain TCP and has nothing unsent."""
         transport = speaker.transport
-        if self._stopped or not is_plain(transport) or not transport.connected:
+        if self._stopped or not is_plain(transport) or not transport.connected or unsent(transport):
             return
-        if self._poll is None:
-            self._poll = select.epoll()
-        transport.stopReading()
         descriptor = transport.fileno()
-        self._poll.register(descriptor, select.EPOLLIN)
+        try:
+            if self._poll is None:
+                self._poll = select.epoll()
+            self._poll.register(descriptor, select.EPOLLIN)
+        except OSError:
+            return  # no descriptor is left, or no memory: Twisted goes on reading
+        transport.stopReading()
         speaker.descriptor = descriptor
         self._speakers[descriptor] = speaker
         if self._timer is None:
@@ -78,6 +84,11 @@ class Inlet:
         for speaker in list(self._speakers.values()):
             self.give_back(speaker)
 
+    def _give_up(self) -> None:
+        if not self._stopped:
+            log.warn("Twisted reads all WebSockets from now on, which costs more CPU, until the next start")
+        self.stop()
+
     # -- when
 
     def _watch(self) -> None:
@@ -98,26 +109,35 @@ class Inlet:
 
     def _gathered(self) -> None:
         self._timer = None
-        self._turn()
+        try:
+            self._turn()
+        except BaseException:  # the reactor does the same for what it reads: nobody may stay unheard over it
+            log.failure("while reading WebSockets")
+            self._give_up()
 
     def _turn(self) -> None:
-        """Read; then wait a little for company, or, when nobody spoke, for the reactor to wake us."""
-        heard = self._hear()
+        """Read; then let the reactor wake us, or, when turns follow each other closely, wait a little for company."""
+        heard, more = self._hear()
         if not self._speakers:
             return
-        if not heard:
+        closely = False
+        if heard:
+            now = self.reactor.seconds()
+            closely, self._heard = now - self._heard < 2 * GATHER, now
+        if not closely and not more:
             self._watch()
             return
         if self._watching:
             self._watching = False
             self.reactor.removeReader(self)
         if self._timer is None:
-            self._timer = self.reactor.callLater(0 if heard == AT_ONCE else GATHER, self._gathered)
+            self._timer = self.reactor.callLater(0 if more else GATHER, self._gathered)
 
-    def _hear(self) -> int:
-        """Take in what has come; from how many."""
+    def _hear(self) -> tuple[bool, bool]:
+        """Take in what has come: was there anything, and is there more for sure?"""
         speakers = self._speakers
         ready = self._poll.poll(0, AT_ONCE)
+        more = len(ready) == AT_ONCE
         for descriptor, _ in ready:
             speaker = speakers.get(descriptor)
             if speaker is None:
@@ -131,6 +151,7 @@ class Inlet:
             if not data:
                 self.give_back(speaker)
                 continue
+            more = more or len(data) == READ_SIZE
             try:
                 speaker.dataReceived(data)
             except (
@@ -138,7 +159,7 @@ class Inlet:
             ):  # a bug ends this connection, as it would if Twisted had called; the others go on
                 log.failure("while reading a WebSocket")
                 speaker.transport.abortConnection()
-        return len(ready)
+        return bool(ready), more
 
     # -- Twisted's descriptor interface
 
@@ -154,4 +175,4 @@ class Inlet:
     def connectionLost(self, reason: Any) -> None:
         """The reactor lets go of us, at its end or over a bug of ours: Twisted reads for everybody."""
         self._watching = False
-        self.stop()
+        self._give_up()

@@ -202,6 +202,7 @@ class Connection:
             self._not_all_sent()
 
     def _not_all_sent(self) -> None:
+        self.gateway.inlet.give_back(self)  # who has bytes unsent is read by Twisted (edge/inlet.py)
         if unsent(self.transport) > self.gateway.limits.unsent_bytes:
             self.gateway.hub.slow(self, "too many bytes unsent")
 
@@ -247,7 +248,6 @@ class Handshake(WebSocketServerProtocol):  # type: ignore[misc]
     gateway: "Gateway"
     data: bytes
     peer = ""  # Autobahn's words for log lines; making them costs a twentieth of the handshake
-    host: str  # the other end of the TCP connection
     client_address: str | None = None
     counted: str | None = None  # the address whose connections this one is among
     refusal: tuple[int, str] | None = None
@@ -286,7 +286,9 @@ class Handshake(WebSocketServerProtocol):  # type: ignore[misc]
         gateway = self.gateway
         if request.path != gateway.settings.path:
             raise gateway.deny(404, f"not found: the socket is at {gateway.settings.path}", "path")
-        self.client_address = gateway.address(self.host, request.headers.get("x-forwarded-for", ""))
+        # not whom the listener accepted: a haproxy: endpoint knows only now whose connection it is
+        peer = getattr(self.transport.getPeer(), "host", "")
+        self.client_address = gateway.address(peer, request.headers.get("x-forwarded-for", ""))
         gateway.admit(self.client_address, self.counted is not None)
         offered = request.protocols
         if not gateway.origin_allowed(request.headers.get("origin"), request.headers.get("host", "")):
@@ -407,8 +409,7 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         if self.draining or self.is_full():
             self.metrics.handshake_rejects.count("draining" if self.draining else "full")
             return None
-        host = getattr(addr, "host", "")  # a socket in the file system has none
-        address = self.address(host, "")
+        address = self.address(getattr(addr, "host", ""), "")  # a socket in the file system has no host
         if address is not None:
             # counted from here on: silent connections must not fill the house either
             state = self._of_address(address)
@@ -419,7 +420,6 @@ class Gateway(WebSocketServerFactory):  # type: ignore[misc]
         handshake = self._new_handshake()
         handshake.factory = self
         handshake.gateway = self
-        handshake.host = host
         handshake.counted = address
         self._handshakes[handshake] = self.reactor.seconds() + self.settings.handshake_seconds
         return handshake

@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 from twisted.internet import reactor as default_reactor
 from twisted.internet.task import deferLater
 
 from notifier.config import Limits, WebSocket
 from notifier.core.tokens import Verifier
+from notifier.edge import inlet
+from notifier.edge.listen import endpoint
 from notifier.edge.websocket import Connection, Gateway, Handshake
 from notifier.metrics import Metrics
-from tests.client import PATH, PROTOCOL, request
+from tests.client import PATH, PING, PONG, PROTOCOL, frame, request
 
 reactor: Any = default_reactor
 
 
-def gateway(*proxies: str) -> Gateway:
+def gateway(*proxies: str, limits: Limits | None = None) -> Gateway:
     nobody: Any = None
     verifier = Verifier((), "notifier", None, 86_400, 30)
-    return Gateway(reactor, nobody, verifier, WebSocket(), Limits(trusted_proxies=proxies), Metrics())
+    limits = limits or Limits(trusted_proxies=proxies)
+    return Gateway(reactor, nobody, verifier, WebSocket(), limits, Metrics())
+
+
+async def until(true: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if true():
+            return
+        await deferLater(reactor, 0.01, lambda: None)
+    raise AssertionError("it did not happen")
 
 
 def test_the_right_most_address_that_is_no_proxys() -> None:
@@ -55,11 +67,16 @@ def test_other_proxies_change_what_was_found_before() -> None:
 
 @asynccontextmanager
 async def upgraded(
-    house: Gateway, link: socket.socket, address: Any, headers: Mapping[str, str] | None = None
+    house: Gateway,
+    link: socket.socket,
+    address: Any,
+    headers: Mapping[str, str] | None = None,
+    before: bytes = b"",
 ) -> AsyncIterator[Connection]:
-    """The server's side of a connection that has just been upgraded."""
+    """The server's side of a connection that has just been upgraded. `before`: bytes in front of the request."""
+    known = set(house.open)
     link.connect(address)
-    link.sendall(request(PATH, (PROTOCOL,), headers or {}))
+    link.sendall(before + request(PATH, (PROTOCOL,), headers or {}))
     link.setblocking(False)
     answer = b""
     for _ in range(1000):
@@ -71,7 +88,7 @@ async def upgraded(
         break
     assert answer.startswith(b"HTTP/1.1 101 ")
     assert b"Extensions" not in answer
-    (connection,) = house.open
+    (connection,) = house.open - known
     yield connection
     connection.transport.abortConnection()
 
@@ -109,4 +126,63 @@ async def test_a_socket_in_the_file_system_has_no_address_and_is_served(tmp_path
     with socket.socket(socket.AF_UNIX) as link:
         async with upgraded(house, link, str(tmp_path / "socket")) as connection:
             assert connection.address is None
+    await port.stopListening()
+
+
+async def test_behind_a_proxy_protocol_it_is_the_clients_own() -> None:
+    house = gateway("127.0.0.0/8")
+    port = await endpoint(reactor, "haproxy:tcp:0:interface=127.0.0.1").listen(house)
+    said = b"PROXY TCP4 198.51.100.7 10.0.0.1 5000 80\r\n"
+    with socket.socket() as link:
+        async with upgraded(house, link, ("127.0.0.1", port.getHost().port), before=said) as connection:
+            assert connection.address == "198.51.100.7"
+    await port.stopListening()
+
+
+async def test_last_words_are_heard_of_who_has_not_read_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A close with unread bytes is a reset (RFC 9293 3.6.1); what was said before it still comes."""
+    monkeypatch.setattr(inlet, "GATHER", 3600.0)  # once it gathers, nothing is read through it here
+    house = gateway(limits=Limits(unsent_bytes=100_000_000))
+    port = reactor.listenTCP(0, house, interface="127.0.0.1")
+    address = ("127.0.0.1", port.getHost().port)
+    with socket.socket() as link, socket.socket() as other:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        async with upgraded(house, link, address) as slow, upgraded(house, other, address) as busy:
+            link.sendall(frame(PING, b""))
+            await until(lambda: slow.pings == 1)
+            assert slow.descriptor >= 0
+            for count in (
+                1,
+                2,
+                3,
+            ):  # the first is read by Twisted, the second wakes the inlet, with the third it gathers
+                other.sendall(frame(PING, b""))
+                await until(lambda: busy.pings == count)  # noqa: B023 (it is over before the next round)
+            slow.write(b"x" * 10_000_000)
+            link.sendall(frame(PING, b"last words"))
+            link.close()
+            await until(lambda: slow not in house.open)
+            assert slow.pings == 2
+            assert busy.descriptor >= 0
+    await port.stopListening()
+
+
+async def test_who_has_read_all_is_read_with_the_others_again() -> None:
+    house = gateway(limits=Limits(unsent_bytes=100_000_000))
+    port = reactor.listenTCP(0, house, interface="127.0.0.1")
+    with socket.socket() as link:
+        async with upgraded(house, link, ("127.0.0.1", port.getHost().port)) as slow:
+            link.sendall(frame(PING, b""))
+            await until(lambda: slow.pings == 1)
+            slow.write(b"x" * 10_000_000)
+            assert slow.descriptor == -1
+            link.sendall(frame(PONG, b""))
+            left = 10_000_000
+            while left > 0:
+                await deferLater(reactor, 0, lambda: None)
+                with suppress(BlockingIOError):
+                    left -= len(link.recv(1_000_000))
+            link.sendall(frame(PING, b""))
+            await until(lambda: slow.pings == 2)
+            assert slow.descriptor >= 0
     await port.stopListening()

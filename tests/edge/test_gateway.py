@@ -183,6 +183,22 @@ def test_ping_is_answered_and_an_unknown_message_refused_without_a_close(port: i
         assert client.frame() == (PONG, b"are you there")
 
 
+@pytest.mark.parametrize(
+    "offer",
+    ["permessage-deflate", "permessage-deflate; client_max_window_bits", "x-unknown, permessage-bzip2"],
+)
+def test_an_offered_extension_is_declined_and_its_bits_are_refused(port: int, user: str, offer: str) -> None:
+    with Socket(port, headers={"Sec-WebSocket-Extensions": offer}) as client:
+        assert "extensions" not in client.answer.lower()
+        assert client.auth(user)["type"] == "ready"
+        client.send({"type": "ping"})
+        assert client.receive()["type"] == "pong"
+        compressed = bytearray(text({"type": "ping"}))
+        compressed[0] |= 0x40  # RSV1 (RFC 7692 6)
+        client.raw(bytes(compressed))
+        assert client.closing().code == 1002
+
+
 def test_a_message_in_pieces_byte_by_byte(port: int, user: str) -> None:
     whole = json.dumps(auth(token(user))).encode()
     pieces = frame(TEXT, whole[:10], fin=False) + frame(PING, b"!") + frame(CONTINUATION, whole[10:])

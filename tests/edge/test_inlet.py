@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -157,6 +160,135 @@ async def test_who_floods_does_not_keep_others_from_being_heard() -> None:
         other.sendall(b"word")
         await until(lambda: len(flood.heard) == 1_000_000 and word.heard == b"word")
         assert vars(flood)["until"] <= 2 * module.READ_SIZE
+
+
+class Broken:
+    """Stands in for a socket or an epoll until `call` is called, which raises; the rest goes through."""
+
+    def __init__(self, inner: Any, call: str, fault: BaseException, then: Callable[[], None]) -> None:
+        self.inner, self.call, self.fault, self.then = inner, call, fault, then
+
+    def __getattr__(self, name: str) -> Any:
+        return self._fail if name == self.call else getattr(self.inner, name)
+
+    def _fail(self, *args: object) -> None:
+        self.then()
+        raise self.fault
+
+
+LONG = 3600.0  # s: no test waits so long
+
+
+async def speak_twice(link: socket.socket, speaker: Speaker) -> None:
+    """Two words, one after the other: the inlet waits for company then, if they came closely."""
+    for word in (b".", b".."):
+        link.sendall(b".")
+        await until(lambda: speaker.heard == word)  # noqa: B023 (it is over before the next round)
+
+
+async def test_who_speaks_seldom_leaves_the_reactor_watching() -> None:
+    waits: list[float] = []
+    seconds = iter(range(1000, 2000))
+
+    def call_later(delay: float, *what: Any) -> Any:
+        waits.append(delay)
+        return reactor.callLater(delay, *what)
+
+    async with house() as world:
+        world.inlet.reactor = SimpleNamespace(
+            seconds=lambda: next(seconds),  # any two words are a second apart
+            callLater=call_later,
+            addReader=reactor.addReader,
+            removeReader=reactor.removeReader,
+        )
+        (link,) = await world.connect(1)
+        await speak_twice(link, world.speakers[0])
+        assert world.inlet in reactor.getReaders()
+        assert not waits
+
+
+async def test_who_speaks_often_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GATHER", LONG)
+    async with house() as world:
+        link, other = await world.connect(2)
+        speaker, silent = world.speakers
+        await speak_twice(link, speaker)
+        assert world.inlet not in reactor.getReaders()
+        other.sendall(b"w")
+        await pause(0.05)
+        assert not silent.heard
+        world.inlet.stop()
+        await until(lambda: silent.heard == b"w")
+
+
+async def test_what_one_read_did_not_take_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GATHER", LONG)
+    async with house() as world:
+        (link,) = await world.connect(1)
+        words = os.urandom(10 * module.READ_SIZE + 7)
+        link.sendall(words)
+        await until(lambda: len(world.speakers[0].heard) == len(words))
+
+
+async def test_who_has_bytes_unsent_is_not_taken() -> None:
+    async with house() as world:
+        (link,) = await world.connect(1)
+        (speaker,) = world.speakers
+        world.inlet.give_back(speaker)
+        speaker.transport.write(b"x")  # Twisted sends it on the next turn
+        world.inlet.take(speaker)
+        assert speaker.descriptor == -1
+        await pause()
+        assert link.recv(2) == b"x"
+        world.inlet.take(speaker)
+        assert speaker.descriptor >= 0
+
+
+@pytest.mark.parametrize("call", ["epoll", "register"])
+async def test_without_a_descriptor_or_memory_twisted_reads(
+    call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house() as world:
+        (link,) = await world.connect(1)
+        (speaker,) = world.speakers
+        world.inlet.give_back(speaker)
+        asked: list[str] = []
+        fault = OSError(errno.EMFILE, "too many open files")
+        broken: Any = Broken(
+            select if call == "epoll" else select.epoll(), call, fault, lambda: asked.append(call)
+        )
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "select", broken) if call == "epoll" else patch.setattr(
+                select, "epoll", lambda: broken
+            )
+            world.inlet.take(speaker)
+        assert asked and speaker.descriptor == -1
+        link.sendall(b"word")
+        await until(lambda: speaker.heard == b"word")
+
+
+async def test_a_fault_while_it_gathers_leaves_nobody_unheard(
+    failures: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "GATHER", 0.5)
+    told: list[dict[str, Any]] = []
+    observer: Any = told.append
+    globalLogPublisher.addObserver(observer)
+    async with house() as world:
+        links = await world.connect(3)
+        await speak_twice(links[0], world.speakers[0])
+        transport = world.speakers[1].transport
+        whole = transport.socket
+        transport.socket = Broken(whole, "recv", MemoryError(), lambda: setattr(transport, "socket", whole))
+        links[1].sendall(b"word")
+        await until(lambda: bool(failures))
+        for link in links:
+            link.sendall(b"!")
+        await until(lambda: [each.heard for each in world.speakers] == [b"..!", b"word!", b"!"])
+        assert [each.descriptor for each in world.speakers] == [-1, -1, -1]
+    globalLogPublisher.removeObserver(observer)
+    assert [type(event["log_failure"].value) for event in failures] == [MemoryError]
+    assert sum("until the next start" in (event.get("log_format") or "") for event in told) == 1
 
 
 async def test_an_end_is_left_to_twisted_behind_what_was_said_before() -> None:
