@@ -44,7 +44,10 @@ def test_the_file_is_what_the_code_says() -> None:
 
 def test_every_route_is_described_and_no_other() -> None:
     routes = {
-        (method.lower(), rule.rule.replace("/devices/<quoted>", "/devices/{token}").replace("<quoted>", "{id}"))
+        (
+            method.lower(),
+            rule.rule.replace("/devices/<quoted>", "/devices/{token}").replace("<quoted>", "{id}"),
+        )
         for rule in Api.app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
