@@ -256,3 +256,14 @@ def test_pauses_double_up_to_the_longest() -> None:
 def test_a_thousand_failures_do_no_harm() -> None:
     backoff = Backoff()
     assert [backoff.pause(1.0) for _ in range(1100)][-1] == 60
+
+
+def test_a_clock_that_is_set_back_keeps_it_open_no_longer_than_it_was_opened_for() -> None:
+    breaker = Breaker(RULE)
+    breaker.trip(30.0, 10_000.0)
+    assert breaker.state(6_400.0) == "open"
+    assert breaker.state(6_429.0) == "open"
+    assert breaker.state(6_430.0) == "half_open"
+    assert breaker.allows(6_430.0)
+    breaker.told(GOOD, 6_430.0, 6_431.0, 0.5)
+    assert breaker.state(6_431.0) == "closed"

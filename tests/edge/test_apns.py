@@ -188,7 +188,7 @@ async def test_a_renewed_token_is_never_followed_by_the_old_one(tmp_path: Path) 
 
         factory.provider = Listening()
         world.rule("apns", TOKENS[0], delay_ms=300)
-        apns = world.apns(sizes=ONE)
+        apns = world.apns(msgspec.structs.replace(LIMITS, streams=1), sizes=ONE)
         first = Deferred.fromCoroutine(apns.send(requests(TOKENS)))
         await until(lambda: len(sent) == 1)
         world.skew = 2_900.0  # past the latest moment of renewal; the sandbox's own clock has not moved

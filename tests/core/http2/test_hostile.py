@@ -350,3 +350,15 @@ def test_credit_for_streams_that_are_open_long_since_is_no_noise(before: int) ->
     with_more = b"".join(window(0, 40) for _ in range(4 * 1000 + Limits().noise))
     assert len(connection.feed(with_more, 7.5)) == 1000
     assert connection.closed
+
+
+def test_a_server_that_asks_and_never_reads_does_not_fill_our_memory() -> None:
+    connection = ready(Limits(unpulled=5_000))
+    push(connection, "a")
+    now, results = 0.0, list[object]()
+    while not connection.closed:
+        now += 2.0
+        assert now < 14.0
+        results += connection.feed(b"".join(frame(6, 0, 0, bytes(8)) for _ in range(999)), now)
+    assert [type(result) for result in results] == [Refused]
+    assert goaway_code(connection.pull()) == 11
