@@ -404,3 +404,11 @@ def test_a_silence_that_the_server_has_broken_needs_no_ping() -> None:
     connection.pull()
     push(connection, "a", now=62.0)
     assert kinds(connection.pull()) == [1, 0]
+
+
+def test_what_a_server_says_at_the_end_stays_on_one_line() -> None:
+    connection = ready()
+    connection.feed(goaway(0, 2, b'{"reason":"Shutdown"}\n\x1b[31mERROR all is lost\xff'), 0.0)
+    assert str(connection.goaway) == (
+        'the server closes: INTERNAL_ERROR ({"reason":"Shutdown"}\\x0a\\x1b[31mERROR all is lost\\xff)'
+    )
