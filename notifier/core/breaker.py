@@ -6,6 +6,7 @@ from typing import Final, Literal, TypeAlias
 from msgspec import Struct
 
 from notifier.core.model import Outcome, OutcomeKind
+from notifier.core.outcomes import NOT_SENT
 
 BreakerState: TypeAlias = Literal["closed", "open", "half_open"]
 Effect: TypeAlias = Literal["good", "bad", "pause", "none"]
@@ -37,20 +38,20 @@ _EFFECTS: Final[dict[OutcomeKind, Effect]] = {
 
 
 def effect(outcome: Outcome) -> Effect:
-    """What an outcome does to a breaker. pause opens it at once: we are sending too much, the provider says."""
+    """What an outcome does to a breaker. pause opens it at once: we are sending too much, the provider says, or
+    our own measure of what it takes."""
     if outcome.scope == "token":
         return "good"
-    if outcome.kind == "retry" and outcome.scope == "credential":
+    if outcome.reason == "paced" or (outcome.kind == "retry" and outcome.scope == "credential"):
         return "pause"
-    if outcome.kind == "reconnect_retry" and (
-        outcome.scope == "credential" or outcome.reason == "unreachable"
-    ):
+    # What never left is no try of the message, so only the breaker keeps a row of them from going round and round.
+    if outcome.kind == "reconnect_retry" and (outcome.scope == "credential" or outcome.reason in NOT_SENT):
         return "bad"
     return _EFFECTS[outcome.kind]
 
 
 class Breaker:
-    """All times are seconds of a clock that does not go back; `chance` is drawn from 0 to 1 by whoever calls."""
+    """All times are s of a clock that should not go back, and may; `chance` is drawn from 0 to 1 by whoever calls."""
 
     def __init__(self, rule: BreakerRule) -> None:
         self._rule = rule
@@ -59,9 +60,11 @@ class Breaker:
         self._since = float("-inf")
         self._until: float | None = None
         self._trying: float | None = None
+        self._longest = 0.0  # that it may be open from now on, whatever becomes of the clock
 
     def state(self, now: float) -> BreakerState:
         """closed: send. open: do not, before `until`. half_open: one request at a time."""
+        self._clamp(now)
         if self._until is None:
             return "closed"
         return "open" if now < self._until else "half_open"
@@ -73,6 +76,7 @@ class Breaker:
 
     def allows(self, now: float) -> bool:
         """May a request be sent now? In half_open a True is the one try: send it."""
+        self._clamp(now)
         if self._until is None:
             return True
         if now < self._until or (self._trying is not None and now < self._trying + self._rule.patience):
@@ -82,6 +86,7 @@ class Breaker:
 
     def told(self, outcome: Outcome, sent: float, now: float, chance: float) -> None:
         """The outcome of a request that was sent at `sent`."""
+        self._clamp(now)
         if sent < self._since or (self._until is not None and self._trying is None):
             return  # sent before the last change of state: it says nothing of the time since
         what = effect(outcome)
@@ -111,7 +116,15 @@ class Breaker:
         self._openings += 1
         self._failures = 0
         self._since, self._trying = now, None
+        self._clamp(now)
         self._until = now + span if self._until is None else max(self._until, now + span)
+        self._longest = self._until - now
+
+    def _clamp(self, now: float) -> None:
+        """A clock that was set back must not keep it open for longer than it was opened for."""
+        if self._until is not None and self._until - now > self._longest:
+            self._until = now + self._longest
+            self._since, self._trying = min(self._since, now), None
 
     def _is_enough(self) -> bool:
         # While it is half open one failure is.

@@ -137,6 +137,9 @@ class _AccountFile(Struct, frozen=True):
     private_key_id: str = ""
     token_uri: str = "https://oauth2.googleapis.com/token"  # noqa: S105
 
+    def __repr__(self) -> str:
+        return f"_AccountFile({self.client_email!r})"
+
 
 _account: Final = msgspec.json.Decoder(_AccountFile).decode
 

@@ -41,6 +41,9 @@ class _Granted(Struct, frozen=True):
     expires_in: float | str = 3600.0
     token_type: str = "Bearer"  # noqa: S105
 
+    def __repr__(self) -> str:
+        return f"_Granted(expires_in={self.expires_in!r})"
+
 
 class _Denied(Struct, frozen=True):
     error: str = ""

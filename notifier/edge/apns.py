@@ -33,6 +33,11 @@ LIMITS_CERTIFICATE: Final = Limits()
 SLACK: Final = 5.0
 _UNREADABLE: Final = Outcome("drop_message", "apns", 0, "unreadable")
 _EXPIRED: Final = "ExpiredProviderToken"
+# A second of these in a row, with nothing between that shows the token to be good, and the pool is closed for a
+# while: all the rest would say the same.
+_BAD_TOKENS: Final = frozenset({_EXPIRED, "InvalidProviderToken"})
+_ENOUGH: Final = 2
+PAUSE: Final = 60.0  # s, and a tenth more by chance
 
 
 class _Kind(NamedTuple):
@@ -115,6 +120,7 @@ class Apns:
         self._templates: dict[_Kind, _Signed] = {}
         self.pools: Final[dict[Environment, Pool[Job]]] = {}
         """Those that were needed so far: for metrics."""
+        self._bad_tokens: dict[Environment, int] = {}
         self._stopping: Deferred[None] | None = None
 
     @property
@@ -221,6 +227,7 @@ class Apns:
             job = push.context
             if type(result) is Answered and result.status == 200:
                 good = good or getattr(push.template, "token", "") is self._token
+                self._bad_tokens.pop(environment, None)
                 job.batch.tell(job.index, ACCEPTED["apns"])
                 continue
             pool = self.pools[environment]
@@ -231,9 +238,20 @@ class Apns:
                 if outcome.reason == _EXPIRED and self._sent_anew(pool, push, job):
                     continue
                 self._complaints.hear(outcome)
+                if outcome.reason in _BAD_TOKENS:
+                    self._pause(environment, outcome)
+                elif result.status != 403:  # another fault is found by who has let us in
+                    self._bad_tokens.pop(environment, None)
             job.batch.tell(job.index, outcome)
         if good and self._tokens is not None:
             self._tokens.accepted()
+
+    def _pause(self, environment: Environment, outcome: Outcome) -> None:
+        """The token itself was refused, and another does not help, or was not to be had."""
+        count = self._bad_tokens[environment] = self._bad_tokens.get(environment, 0) + 1
+        pool = self.pools[environment]
+        if self._tokens is not None and count >= _ENOUGH and pool.accepting:
+            pool.trip(PAUSE * (1 + 0.1 * self._chance()), f"{outcome.status} {outcome.reason}")
 
     def _sent_anew(self, pool: Pool[Job], push: Push[Job], job: Job) -> bool:
         if (

@@ -45,6 +45,9 @@ class _Held(Struct, frozen=True):
     chance: float
     rule: Renewal
 
+    def __repr__(self) -> str:
+        return f"_Held(made={self.made:.0f})"
+
 
 class ApnsTokens:
     """Apple's provider token for one key. `now`: the wall clock; `chance`: draws from 0 to 1.
@@ -56,6 +59,7 @@ class ApnsTokens:
         self._key, self._sign, self._now, self._chance = key, sign, now, chance
         self._held: _Held | None = None
         self._accepted = False
+        self._forced = False  # the present token took the place of one that was refused
 
     def token(self) -> str:
         """The token to send now: 30 us when it has to be made, every 45 to 50 minutes."""
@@ -66,24 +70,27 @@ class ApnsTokens:
 
     def accepted(self) -> None:
         """APNs has answered 200 to a request with the present token."""
-        self._accepted = True
+        self._accepted, self._forced = True, False
 
     def refused(self, token: str) -> bool:
         """APNs called `token` expired. True if `token()` gives another from now on, so that trying again has a point.
 
-        A token that was good is not made anew within 20 minutes: Apple answers that with 429.
+        A token that was good, or was made because another was refused, is not made anew within 20 minutes: Apple
+        answers that with 429.
         """
         now, held = self._now(), self._held
         if held is not None and held.token == token:
-            if not held.rule.may_force(held.made, now, self._accepted):
+            if not held.rule.may_force(held.made, now, self._accepted or self._forced):
                 return False
-            return self._make(now).token != token
+            made = self._make(now)
+            self._forced = True
+            return made.token != token
         return True
 
     def _make(self, now: float) -> _Held:
         token = jwt(self._key.header(), self._key.claims(now), self._sign)
         self._held = held = _Held(token, now, self._chance(), APNS_RENEWAL)
-        self._accepted = False
+        self._accepted = self._forced = False
         return held
 
 

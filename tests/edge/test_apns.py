@@ -112,7 +112,8 @@ async def test_a_token_out_of_the_store_that_is_none_is_not_sent(tmp_path: Path)
 # Outcomes ---------------------------------------------------------------------------------------------------
 
 
-async def test_every_row_of_the_table_over_the_wire(tmp_path: Path) -> None:
+async def test_every_row_of_the_table_over_the_wire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("notifier.edge.apns._ENOUGH", 1_000)  # two rows of it are about the provider token
     rows = [(status, reason) for status, reason in APNS if status != 200]
     tokens = {row: token_of(0, f"{number:06x}") for number, row in enumerate(rows)}
     async with sandboxed(tmp_path) as world:
@@ -160,8 +161,43 @@ async def test_a_clock_that_stays_wrong_is_told_and_not_hammered(tmp_path: Path)
     async with sandboxed(tmp_path) as world:
         world.skew = 7200.0
         outcomes = await world.apns().send(requests(TOKENS[:3]))
-        assert kinds(outcomes) == ["reconnect_retry 403 ExpiredProviderToken"] * 3
-        assert world.sandbox.factories["apns"].counts.answers["403"] <= 6
+        expired = ["reconnect_retry 403 ExpiredProviderToken"] * 2
+        assert kinds(outcomes) == [*expired, "reconnect_retry 0 unreachable"]
+        assert world.sandbox.factories["apns"].counts.answers["403"] <= 3
+
+
+async def test_a_token_that_is_refused_for_ever_is_renewed_once_and_closes_the_pool(tmp_path: Path) -> None:
+    async with sandboxed(tmp_path) as world:
+        sent: list[str] = []
+        factory = world.sandbox.factories["apns"]
+        answer = factory.provider.answer
+
+        class Listening:
+            def answer(self, request: Any, link: Any) -> Any:
+                sent.append(request.fields["authorization"])
+                return answer(request, link)
+
+        factory.provider = Listening()
+        world.skew = 7200.0
+        apns = world.apns(sizes=ONE)
+        await apns.send(requests(TOKENS))
+        assert len(sent) <= 3
+        assert len(set(sent)) <= 2
+        pool = apns.pools["production"]
+        assert (pool.state, pool.fault) == ("open", "403 ExpiredProviderToken")
+        assert kinds(await apns.send(requests(TOKENS, "n2"))) == ["reconnect_retry 0 unreachable"] * len(
+            TOKENS
+        )
+
+
+async def test_a_wrong_key_is_not_shown_to_apple_with_every_push(tmp_path: Path) -> None:
+    async with sandboxed(tmp_path) as world:
+        world.rule("apns", "", status=403, reason="InvalidProviderToken")
+        apns = world.apns()
+        told = kinds(await apns.send(requests(TOKENS)))
+        assert told.count("config_error 403 InvalidProviderToken") == 2
+        assert told.count("reconnect_retry 0 unreachable") == len(TOKENS) - 2
+        assert world.sandbox.factories["apns"].counts.answers["403"] == 2
 
 
 async def test_a_token_that_was_good_is_not_made_anew_for_one_refusal(tmp_path: Path) -> None:
@@ -188,7 +224,7 @@ async def test_a_renewed_token_is_never_followed_by_the_old_one(tmp_path: Path) 
 
         factory.provider = Listening()
         world.rule("apns", TOKENS[0], delay_ms=300)
-        apns = world.apns(sizes=ONE)
+        apns = world.apns(msgspec.structs.replace(LIMITS, streams=1), sizes=ONE)
         first = Deferred.fromCoroutine(apns.send(requests(TOKENS)))
         await until(lambda: len(sent) == 1)
         world.skew = 2_900.0  # past the latest moment of renewal; the sandbox's own clock has not moved
@@ -207,7 +243,7 @@ async def test_a_key_that_apple_does_not_know_is_the_credentials_fault(tmp_path:
         pem = other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         with no_canaries_logged() as lines:
             wrong = world.apns(access=ApnsTokens(KEY, es256(pem), world.now, lambda: 0.5))
-            outcomes = await wrong.send(requests(TOKENS[:5]))
+            outcomes = await wrong.send(requests(TOKENS[:2]))
             assert {(each.kind, each.scope, each.reason) for each in outcomes} == {
                 ("config_error", "credential", "InvalidProviderToken")
             }

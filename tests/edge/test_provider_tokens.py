@@ -24,9 +24,10 @@ from twisted.web.client import Agent
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
-from notifier.core.credentials import ApnsKey, ServiceAccount
-from notifier.core.grant import GrantError
-from notifier.edge.provider_tokens import ANSWER_SECONDS, MAX_BYTES, ApnsTokens, FcmTokens
+from notifier.core.credentials import APNS_RENEWAL, ApnsKey, ServiceAccount, _AccountFile
+from notifier.core.grant import GrantError, _Granted
+from notifier.core.http2 import secret
+from notifier.edge.provider_tokens import ANSWER_SECONDS, MAX_BYTES, ApnsTokens, FcmTokens, _Held
 from notifier.edge.signing import es256, rs256
 
 RUNNING: Any = installed
@@ -87,8 +88,13 @@ def test_a_token_that_was_good_is_not_made_anew_within_twenty_minutes() -> None:
     assert apple.tokens.refused(token)
     assert apple.issued() == 1200
     apple.now += 1
-    assert apple.tokens.refused(apple.tokens.token()), "this one has not been good yet"
-    assert apple.issued() == 1201
+    assert not apple.tokens.refused(apple.tokens.token()), (
+        "one for one that was refused, not one for each push"
+    )
+    assert apple.issued() == 1200
+    apple.now += 1199
+    assert apple.tokens.refused(apple.tokens.token())
+    assert apple.issued() == 2400
 
 
 def test_a_token_that_never_was_good_is_made_anew_at_once() -> None:
@@ -435,3 +441,13 @@ async def test_no_token_and_no_assertion_is_logged() -> None:
         for event in events:
             assert "canary" not in repr(event)
             assert "eyJ" not in repr(event)
+
+
+def test_no_secret_is_in_what_a_debugger_would_show() -> None:
+    shown = [
+        repr(_Held("eyJ5ecret", 0.0, 0.5, APNS_RENEWAL)),
+        repr(_Granted("5ecret")),
+        repr(_AccountFile("service_account", "p", "e", "5ecret")),
+        repr(secret(b"authorization", b"bearer 5ecret", indexed=True)),
+    ]
+    assert not [each for each in shown if "5ecret" in each]

@@ -12,7 +12,7 @@ what a server does: its faults end in results, in a GOAWAY to be pulled, and in 
 from typing import Final
 
 from notifier.core.http2 import frames, settings
-from notifier.core.http2.errors import NO_ERROR, SETTINGS_TIMEOUT, ProtocolFailure
+from notifier.core.http2.errors import ENHANCE_YOUR_CALM, NO_ERROR, SETTINGS_TIMEOUT, ProtocolFailure
 from notifier.core.http2.limits import Limits
 from notifier.core.http2.receiver import Receiver
 from notifier.core.http2.results import C, Result
@@ -41,6 +41,9 @@ class PushConnection(Receiver[C]):
         self._stale = self.doubtful = False
         try:
             self._read(self._held + data if self._held else data, now)
+            if len(self._out) > self._limits.unpulled:
+                # RFC 9113 10.5: who makes us answer and does not read fills our memory.
+                raise ProtocolFailure(ENHANCE_YOUR_CALM, "the server does not read what it is answered")
         except ProtocolFailure as failure:
             self._fail(failure)
         else:

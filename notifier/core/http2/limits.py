@@ -54,11 +54,14 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Of all responses that are not complete. Beyond: the connection ends."""
     window: int = 1_048_576
     """Bytes of responses that the server may send before it hears from us."""
+    unpulled: int = 10_000
+    """Pieces that wait for a transport that is full, answers to PING and SETTINGS above all. Beyond: the connection
+    ends."""
     noise: int = 1_000
-    """Frames a second that bring no answer any nearer, beside four for each push. Beyond: the connection ends."""
+    """Frames a second that bring no answer any nearer, beside four for each open push. Beyond: the connection ends."""
 
     def __post_init__(self) -> None:
-        for name in ("streams", "streams_unannounced", "waiting", "partial", "requests", "noise"):
+        for name in ("streams", "streams_unannounced", "waiting", "partial", "requests", "noise", "unpulled"):
             _within(name, getattr(self, name), 1, STREAM_MAX)
         _within("requests", self.requests, 1, (STREAM_MAX + 1) // 2)
         for name in ("header_table", "encoder_table", "header_list", "header_block"):

@@ -57,7 +57,10 @@ class GoAway(Struct, frozen=True):
     debug: bytes
 
     def __str__(self) -> str:
-        said = f" ({self.debug.decode('ascii', 'backslashreplace')})" if self.debug else ""
+        # It ends up in logs: a server must not begin a line of its own there.
+        text = self.debug.decode("latin-1")
+        shown = "".join(each if " " <= each <= "~" else f"\\x{ord(each):02x}" for each in text)
+        said = f" ({shown})" if shown else ""
         return f"the server closes: {code_name(self.code)}{said}"
 
 
@@ -152,7 +155,7 @@ class Receiver(Sender[C]):
             handler(flags, number, payload, now)
 
     def _count_noise(self, now: float, frames: int = 1) -> None:
-        self._noise.add(frames, now, self._next >> 1)
+        self._noise.add(frames, now, self._next >> 1, self.open)
 
     # --- Streams ---
 

@@ -24,6 +24,9 @@ class HeaderField(Struct, frozen=True):
     indexing: Indexing
     prefix: bytes = b""
 
+    def __repr__(self) -> str:
+        return f"HeaderField({self.name!r})"  # the value may be a credential
+
 
 def constant(name: bytes, value: bytes) -> HeaderField:
     """The same in all requests: one byte each after the first."""

@@ -15,6 +15,7 @@ from notifier.core.breaker import Backoff, Breaker, BreakerRule, BreakerState
 from notifier.core.http2 import Answered, Expired, Limits, NotAccepting, Refused, Result, Template
 from notifier.core.http2.errors import NO_ERROR
 from notifier.core.http2.results import C
+from notifier.core.steady import Steady
 from notifier.edge.http2.dial import told
 from notifier.edge.http2.protocol import PushProtocol
 
@@ -88,6 +89,7 @@ class Pool(Generic[C]):
         """`current`: the template to send instead of the one that a push was given: while it waited, or was
         sent again, the token in it may have been renewed."""
         self._reactor = reactor
+        self._seconds = Steady(reactor.seconds)
         self._endpoint = endpoint
         self._ended = ended
         self._limits = limits or Limits()
@@ -98,6 +100,9 @@ class Pool(Generic[C]):
         self._current = current
         self.counts = Counts()
         self._queue: deque[Push[C]] = deque()
+        self._resting: list[Push[C]] = []  # refused by a server that goes on, until _rest is over
+        self._rest: Any = None
+        self._refusals = Backoff()
         self._ready: list[PushProtocol[Push[C]]] = []
         self._all: dict[PushProtocol[Push[C]], Any] = {}  # with the timer of its age
         self._served: set[PushProtocol[Push[C]]] = set()  # have had an answer
@@ -107,6 +112,7 @@ class Pool(Generic[C]):
         self._retry: Any = None
         self._watch: Any = None
         self._review: Any = None
+        self._departed = 0  # connections that the server closed in peace before they had served, in a row
         self._enough = True  # no push had to wait since the last review
         self._stopped: Deferred[None] | None = None
         self.fault = ""
@@ -120,7 +126,7 @@ class Pool(Generic[C]):
     @property
     def state(self) -> BreakerState:
         """The breaker's: open, nothing is accepted; half_open, the next connection decides."""
-        return self._breaker.state(self._reactor.seconds())
+        return self._breaker.state(self._seconds())
 
     @property
     def retry_at(self) -> float:
@@ -130,7 +136,7 @@ class Pool(Generic[C]):
     @property
     def waiting(self) -> int:
         """Pushes without a connection."""
-        return len(self._queue)
+        return len(self._queue) + len(self._resting)
 
     @property
     def open(self) -> int:
@@ -144,7 +150,7 @@ class Pool(Generic[C]):
 
     def push(self, push: Push[C]) -> None:
         """Sends it at the end of this turn of the reactor, or when there is room. Raises NotAccepting."""
-        now, until = self._reactor.seconds(), self._breaker.until
+        now, until = self._seconds(), self._breaker.until
         if self._stopped is not None or (until is not None and now < until):
             why = "the pool is stopped" if self._stopped else f"the breaker is open: {self.fault}"
             raise NotAccepting(why)
@@ -167,7 +173,7 @@ class Pool(Generic[C]):
     def trip(self, seconds: float, reason: str) -> None:
         """Opens the breaker: the credential is refused, say. Streams that are open run on."""
         self.fault = reason
-        self._breaker.trip(seconds, self._reactor.seconds())
+        self._breaker.trip(seconds, self._seconds())
         self._refuse_all(f"the breaker is open: {reason}")
 
     def stop(self) -> Deferred[None]:
@@ -175,7 +181,7 @@ class Pool(Generic[C]):
         if self._stopped is None:
             self._stopped = Deferred()
             self._refuse_all("the pool stops")
-            for timer in (self._turn, self._retry, self._watch, self._review):
+            for timer in (self._turn, self._retry, self._watch, self._review, self._rest):
                 if timer is not None and timer.active():
                     timer.cancel()
             if self._dialling is not None:
@@ -202,7 +208,7 @@ class Pool(Generic[C]):
         self._ready = self._ready[1:] + self._ready[:1]
         # Not to one that owes an answer and is silent: a line that nobody reads any more turns pushes into unknown.
         well = [protocol for protocol in self._ready if not protocol.core.doubtful]
-        now, left = self._reactor.seconds(), len(well)
+        now, left = self._seconds(), len(well)
         for protocol in well:
             if not self._queue:
                 break
@@ -225,7 +231,7 @@ class Pool(Generic[C]):
         protocol.flush()
 
     def _expire(self) -> None:
-        late = self._reactor.seconds() - self._limits.wait_within
+        late = self._seconds() - self._limits.wait_within
         expired: list[Result[Push[C]]] = []
         while self._queue and self._queue[0].since <= late:
             expired.append(Expired(self._queue.popleft(), sent=False))
@@ -235,14 +241,15 @@ class Pool(Generic[C]):
     def _watch_queue(self) -> None:
         if self._watch is None or not self._watch.active():
             due = self._queue[0].since + self._limits.wait_within
-            self._watch = self._reactor.callLater(max(0.0, due - self._reactor.seconds()), self._deliver_late)
+            self._watch = self._reactor.callLater(max(0.0, due - self._seconds()), self._deliver_late)
 
     def _deliver_late(self) -> None:
         self._watch = None
         self._schedule()
 
     def _refuse_all(self, reason: str) -> None:
-        refused: list[Result[Push[C]]] = [Refused(push, reason) for push in self._queue]
+        refused: list[Result[Push[C]]] = [Refused(push, reason) for push in (*self._resting, *self._queue)]
+        self._resting.clear()
         self._queue.clear()
         if refused:
             self._ended(refused)
@@ -277,14 +284,38 @@ class Pool(Generic[C]):
                 again.append(result.context)
             else:
                 final.append(result)
-        if connection not in self._served and any(type(result) is Answered for result in final):
-            self._served.add(connection)
-            self._backoff.reset()
-            self._breaker.succeeded(self._reactor.seconds())
+        if any(type(result) is Answered for result in final):
+            self._answered(connection)
         self.counts.replayed += len(again)
-        self._queue.extendleft(reversed(again))
+        if again and connection.core.accepting:
+            # REFUSED_STREAM of a server that goes on (RFC 9113 8.7): at once it would refuse them again.
+            self._let_rest(again)
+        else:
+            self._queue.extendleft(reversed(again))
         if final:
             self._ended(final)
+        if self._queue:
+            self._schedule()
+
+    def _answered(self, connection: PushProtocol[Push[C]]) -> None:
+        self._refusals.reset()
+        # While it is open the answers are to what was sent before: they say nothing of why it was opened.
+        if connection not in self._served or self.state == "half_open":
+            self._served.add(connection)
+            self._departed = 0
+            self._backoff.reset()
+            self._breaker.succeeded(self._seconds())
+
+    def _let_rest(self, pushes: list[Push[C]]) -> None:
+        self._resting += pushes
+        if self._rest is None:
+            pause = self._refusals.pause(self._chance())
+            self._rest = self._reactor.callLater(pause, self._rested)
+
+    def _rested(self) -> None:
+        self._rest = None
+        self._queue.extendleft(reversed(self._resting))
+        self._resting.clear()
         if self._queue:
             self._schedule()
 
@@ -303,7 +334,10 @@ class Pool(Generic[C]):
         core = getattr(connection, "core", None)
         self.counts.goaways += core is not None and core.goaway is not None
         ends = core is not None and core.goaway is not None and core.goaway.code == NO_ERROR
-        if not served and not ends and self._stopped is None:
+        if ends and not served:
+            self._departed += 1
+        # One may have met a server that was about to stop. A row of them is a server that does not serve.
+        if not served and not (ends and self._departed == 1) and self._stopped is None:
             self._failed(reason)
         elif self._queue:
             self._schedule()
@@ -327,8 +361,8 @@ class Pool(Generic[C]):
 
     def _grow(self) -> None:
         """One more connection, unless one is on its way or it is too soon."""
-        now = self._reactor.seconds()
-        beginning = any(timer is None for timer in self._all.values())
+        now = self._seconds()
+        beginning = any(timer is None and protocol.beginning for protocol, timer in self._all.items())
         waiting = self._retry is not None and self._retry.active()
         if self._dialling is not None or beginning or waiting or len(self._ready) >= self._sizes.most:
             return
@@ -363,7 +397,7 @@ class Pool(Generic[C]):
         pause = self._backoff.pause(self._chance())
         # While another connection works the way is not closed, whatever became of this one.
         works = any(connection.core.accepting for connection in self._served)
-        if not works and self._breaker.failed(self._reactor.seconds(), self._chance()):
+        if not works and self._breaker.failed(self._seconds(), self._chance()):
             self._refuse_all(f"the breaker is open: {reason}")
             return
         if self._retry is None or not self._retry.active():

@@ -17,7 +17,8 @@ _NEVER: Final = float("inf")
 
 
 class Owner(Protocol[C]):
-    """Who has connections made. `heard`: one that was doubtful is not any more. `gone` is the last that is told."""
+    """Who has connections made. `heard`: one that was doubtful or full is not any more, or will never be ready.
+    `gone` is the last that is told."""
 
     def ready(self, connection: "PushProtocol[C]") -> None: ...
     def ended(self, connection: "PushProtocol[C]", results: list[Result[C]]) -> None: ...
@@ -63,9 +64,10 @@ class PushProtocol(protocol.Protocol, Generic[C]):
     def dataReceived(self, data: bytes) -> None:
         if not self._begun:
             return
-        doubtful = self.core.doubtful
+        shut = self.core.doubtful or self._is_shut()
         self._tell(self.core.feed(data, self._reactor.seconds()))
-        if doubtful:
+        # One that closes before it was ready never will be: there is to be another.
+        if (shut and not self._is_shut()) or not (self._is_ready or self.core.accepting):
             self._owner.heard(self)
         if not self._is_ready and self.core.announced and self.core.accepting:
             self._is_ready = True
@@ -74,12 +76,20 @@ class PushProtocol(protocol.Protocol, Generic[C]):
 
     def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:
         self._cancel()
-        why = self._fault or told(reason)
-        if self._begun:
-            if self.core.failure is not None:
-                why = str(self.core.failure)
-            self._tell(self.core.lost(why))
-        self._owner.gone(self, why)
+        why = self._fault or "the line broke"
+        try:
+            why = self._fault or told(reason)
+        finally:  # whatever TLS comes up with: nobody else tells that these pushes have ended
+            self._lost(why)
+
+    def _lost(self, why: str) -> None:
+        try:
+            if self._begun:
+                if self.core.failure is not None:
+                    why = str(self.core.failure)
+                self._tell(self.core.lost(why))
+        finally:
+            self._owner.gone(self, why)
 
     def pauseProducing(self) -> None:
         self._full = True
@@ -92,6 +102,11 @@ class PushProtocol(protocol.Protocol, Generic[C]):
         self._full = True
 
     # --- What the owner calls ---
+
+    @property
+    def beginning(self) -> bool:
+        """It may become ready yet."""
+        return not self._is_ready and not self._fault and (not self._begun or self.core.accepting)
 
     def flush(self) -> None:
         """Writes what is to be written, in one piece, and sets the timer."""
@@ -146,6 +161,10 @@ class PushProtocol(protocol.Protocol, Generic[C]):
     def _not_closed(self) -> None:
         self._timer = None
         self._abort("the server does not close")
+
+    def _is_shut(self) -> bool:
+        """No push would go out now: of a window or of streams that come back nobody else is told."""
+        return self.core.window <= 0 or self.core.room <= 0
 
     def _cancel(self) -> None:
         if self._timer is not None:

@@ -208,6 +208,14 @@ def test_a_refused_first_leaves_the_next_alone() -> None:
     assert list(server.requests) == [1, 3]
 
 
+def test_alone_is_no_more_than_the_server_takes() -> None:
+    connection = ready(Limits(first_alone=True), (3, 0))
+    assert connection.room == 0
+    assert push(connection, "a") == 0
+    connection.feed(settings((3, 1)), 0.0)
+    assert connection.open == 1
+
+
 def test_the_server_lifts_its_own_limit() -> None:
     connection = ready(Limits(first_alone=True), (3, 1))
     for number in range(4):
@@ -396,3 +404,11 @@ def test_a_silence_that_the_server_has_broken_needs_no_ping() -> None:
     connection.pull()
     push(connection, "a", now=62.0)
     assert kinds(connection.pull()) == [1, 0]
+
+
+def test_what_a_server_says_at_the_end_stays_on_one_line() -> None:
+    connection = ready()
+    connection.feed(goaway(0, 2, b'{"reason":"Shutdown"}\n\x1b[31mERROR all is lost\xff'), 0.0)
+    assert str(connection.goaway) == (
+        'the server closes: INTERNAL_ERROR ({"reason":"Shutdown"}\\x0a\\x1b[31mERROR all is lost\\xff)'
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from OpenSSL import SSL
 from twisted.internet import error
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
@@ -15,7 +16,7 @@ from notifier.core.breaker import Breaker, BreakerRule
 from notifier.core.http2 import Limits, Refused
 from notifier.edge.http2.pool import Pool, Sizes
 from notifier.edge.http2.protocol import CLOSE_WITHIN, TLS_WITHIN, PushProtocol
-from tests.core.http2.world import ACK, frame, goaway, ok, settings, split
+from tests.core.http2.world import ACK, frame, goaway, ok, rst, settings, split, window
 from tests.edge.http2.world import Told, send
 
 Refusal: Any = error.ConnectionRefusedError
@@ -191,6 +192,22 @@ def test_nothing_is_left_in_the_clock_behind_a_pool_that_has_stopped() -> None:
     assert world.clock.getDelayedCalls() == []
 
 
+@pytest.mark.parametrize("fault", [SSL.SysCallError(104, "ECONNRESET"), SSL.Error("odd"), SSL.Error()])
+def test_whatever_tls_says_at_the_end_all_pushes_are_told_of(fault: Exception) -> None:
+    world, line = begin(3)
+    line._protocol.connectionLost(Dead(fault))
+    assert world.told.kinds() == dict.fromkeys(range(3), "Unknown")
+    assert world.pool.connections == 0
+
+
+def test_an_end_that_cannot_be_told_in_words_is_told_of_all_the_same() -> None:
+    world, line = begin(3)
+    with pytest.raises(TypeError):
+        line._protocol.connectionLost(Dead(SSL.Error([None])))
+    assert world.told.kinds() == dict.fromkeys(range(3), "Unknown")
+    assert world.pool.connections == 0
+
+
 def test_nothing_is_left_in_the_clock_behind_a_connection_that_has_ended() -> None:
     world, line = begin()
     world.hear(line, ok(1) + goaway(1))
@@ -364,3 +381,114 @@ def test_the_breaker_refuses_what_waits(tries: int) -> None:
     assert not world.pool.accepting
     world.clock.advance(30.0)
     assert world.pool.accepting
+
+
+def test_a_server_that_refuses_streams_and_goes_on_is_given_a_rest() -> None:
+    world, line = begin(2)
+    refused = 0
+    for pause in (0.5, 1.0, 2.0):
+        open_now = line.requests()[refused:]
+        refused += len(open_now)
+        world.hear(line, b"".join(rst(stream, 7) for stream in open_now))
+        world.clock.advance(pause - 0.01)
+        assert len(line.requests()) == refused
+        assert world.pool.waiting == 2
+        world.clock.advance(0.01)
+        world.turn()
+        assert len(line.requests()) == refused + 2
+    world.hear(line, b"".join(rst(stream, 7) for stream in line.requests()[refused:]))
+    assert world.told.kinds() == dict.fromkeys(range(2), "Refused")
+
+
+def test_what_rests_is_refused_when_the_pool_stops() -> None:
+    world, line = begin(2)
+    world.hear(line, rst(1, 7))
+    world.pool.stop()
+    world.hear(line, ok(3))
+    line.end()
+    assert world.told.kinds() == {0: "Refused", 1: "Answered"}
+    assert world.clock.getDelayedCalls() == []
+
+
+def test_a_limit_that_is_raised_wakes_what_waits() -> None:
+    world = World(sizes=Sizes(most=1))
+    send(world.pool, 3)
+    world.turn()
+    line = world.open(-1, (3, 0))
+    world.clock.advance(1.5)
+    assert line.requests() == []
+    world.hear(line, settings((3, 100)))
+    assert line.requests() == [1, 3, 5]
+
+
+def test_a_window_that_opens_with_no_stream_open_wakes_what_waits() -> None:
+    world, line = begin(1, sizes=Sizes(most=1))
+    world.hear(line, ok(1))
+    send(world.pool, 10, 1, bytes(30_000))
+    world.turn()
+    sent = line.requests()
+    world.hear(line, b"".join(ok(stream) for stream in sent[1:]))
+    assert world.pool.open == 0
+    waiting = world.pool.waiting
+    assert waiting > 0
+    world.hear(line, window(0, 1 << 20))
+    assert len(line.requests()) == len(sent) + waiting
+
+
+def test_servers_that_close_in_peace_and_never_serve_open_the_breaker() -> None:
+    world = World(
+        breaker=Breaker(BreakerRule(failures=3, floor=30.0, base=0.0)), sizes=Sizes(grow_every=0.001)
+    )
+    send(world.pool, 1)
+    world.turn()
+    failed = []
+    for _ in range(4):
+        line = world.open()
+        world.hear(line, goaway(0))
+        line.end()
+        failed.append(world.pool.counts.failed)
+        world.clock.advance(4.0)
+    assert failed == [0, 1, 2, 3]
+    assert world.pool.state == "open"
+
+
+def test_a_line_that_closes_before_it_is_ready_does_not_hold_up_the_next() -> None:
+    world = World()
+    send(world.pool, 1)
+    world.turn()
+    line = world.place.lines[0]
+    line._protocol.handshakeCompleted()
+    line._protocol.dataReceived(settings() + goaway(0))
+    world.clock.advance(1.0)
+    world.turn()
+    assert world.place.tried == 2
+
+
+def test_a_good_answer_closes_a_breaker_that_was_tripped_while_the_line_lived() -> None:
+    world, line = begin(2)
+    world.hear(line, ok(1))
+    world.pool.trip(5.0, "the credential is refused")
+    world.hear(line, ok(3))
+    states = [str(world.pool.state)]  # open still: it was sent before
+    world.clock.advance(5.0)
+    send(world.pool, 1, 2)
+    world.turn()
+    world.hear(line, ok(5))
+    assert [*states, world.pool.state] == ["open", "closed"]
+
+
+def test_a_clock_that_is_set_back_holds_up_neither_dialling_nor_the_breaker() -> None:
+    world = World(breaker=Breaker(BreakerRule(failures=1, floor=30.0, base=0.0)))
+    world.clock.advance(10_000.0)
+    world.place.down = True
+    send(world.pool, 1)
+    world.turn()
+    assert world.pool.state == "open"
+    world.clock.rightNow -= 3600.0
+    assert world.pool.state == "open"
+    world.place.down = False
+    world.clock.advance(30.0)
+    send(world.pool, 1, 1)
+    world.turn()
+    world.hear(world.open(), ok(1))
+    assert world.told.kinds() == {0: "Refused", 1: "Answered"}
