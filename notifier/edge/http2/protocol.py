@@ -89,6 +89,7 @@ class PushProtocol(protocol.Protocol, Generic[C]):
                     why = str(self.core.failure)
                 self._tell(self.core.lost(why))
         finally:
+            self._cancel()  # whoever heard of it may have asked the line to drain
             self._owner.gone(self, why)
 
     def pauseProducing(self) -> None:

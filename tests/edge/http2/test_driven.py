@@ -492,3 +492,10 @@ def test_a_clock_that_is_set_back_holds_up_neither_dialling_nor_the_breaker() ->
     world.turn()
     world.hear(world.open(), ok(1))
     assert world.told.kinds() == {0: "Refused", 1: "Answered"}
+
+
+def test_a_pool_that_is_stopped_by_who_hears_of_a_lost_line_leaves_no_timer() -> None:
+    world, line = begin()
+    world.pool._ended = lambda results: setattr(world, "stopped", world.pool.stop())
+    line.end()
+    assert world.clock.getDelayedCalls() == []
