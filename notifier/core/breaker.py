@@ -6,6 +6,7 @@ from typing import Final, Literal, TypeAlias
 from msgspec import Struct
 
 from notifier.core.model import Outcome, OutcomeKind
+from notifier.core.outcomes import NOT_SENT
 
 BreakerState: TypeAlias = Literal["closed", "open", "half_open"]
 Effect: TypeAlias = Literal["good", "bad", "pause", "none"]
@@ -37,14 +38,14 @@ _EFFECTS: Final[dict[OutcomeKind, Effect]] = {
 
 
 def effect(outcome: Outcome) -> Effect:
-    """What an outcome does to a breaker. pause opens it at once: we are sending too much, the provider says."""
+    """What an outcome does to a breaker. pause opens it at once: we are sending too much, the provider says, or
+    our own measure of what it takes."""
     if outcome.scope == "token":
         return "good"
-    if outcome.kind == "retry" and outcome.scope == "credential":
+    if outcome.reason == "paced" or (outcome.kind == "retry" and outcome.scope == "credential"):
         return "pause"
-    if outcome.kind == "reconnect_retry" and (
-        outcome.scope == "credential" or outcome.reason == "unreachable"
-    ):
+    # What never left is no try of the message, so only the breaker keeps a row of them from going round and round.
+    if outcome.kind == "reconnect_retry" and (outcome.scope == "credential" or outcome.reason in NOT_SENT):
         return "bad"
     return _EFFECTS[outcome.kind]
 

@@ -169,8 +169,8 @@ def label(outcome: Outcome) -> str:
 # Without an answer --------------------------------------------------------------------------------------------
 
 # Not a word of it was processed: a stream above the last of a GOAWAY (RFC 9113 section 6.8), REFUSED_STREAM
-# (section 8.7), no connection at all. To send again is safe and no try.
-NOT_SENT: Final = frozenset({"refused", "goaway", "unreachable"})
+# (section 8.7), no connection at all, more than we let ourselves send. To send again is safe and no try.
+NOT_SENT: Final = frozenset({"refused", "goaway", "unreachable", "paced"})
 # It may have been. Only the same id and the same collapse key on the next try hide that it comes twice.
 UNANSWERED: Final = frozenset({"reset", "lost", "timeout", "garbled"})
 OURS: Final = NOT_SENT | UNANSWERED | {"unreadable"}
@@ -179,6 +179,11 @@ OURS: Final = NOT_SENT | UNANSWERED | {"unreadable"}
 def not_sent(wire: Wire, reason: str) -> Outcome:
     """The request surely was not processed; `reason`: one of NOT_SENT."""
     return Outcome("reconnect_retry", wire, 0, reason, scope="endpoint")
+
+
+def paced(wire: Wire, seconds: int) -> Outcome:
+    """Our own measure of what the provider may be sent is full, for `seconds` s."""
+    return Outcome("reconnect_retry", wire, 0, "paced", max(1, seconds), scope="credential")
 
 
 def unanswered(wire: Wire, reason: str) -> Outcome:

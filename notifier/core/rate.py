@@ -1,5 +1,7 @@
 """How many messages a second a provider is asked to take: a token bucket that begins small and grows."""
 
+from typing import NamedTuple
+
 from msgspec import Struct
 
 
@@ -13,26 +15,48 @@ class RateRule(Struct, frozen=True):
     start: float = 0.02
 
 
+class Turn(NamedTuple):
+    """`taken` messages may go in `wait` s; for more of them ask again in `pause` s."""
+
+    taken: int
+    wait: float
+    pause: float
+
+
 class Rate:
-    """`now`: s of a clock that does not go back."""
+    """`now`: s of a clock; where it is set back, no time has gone by."""
 
     def __init__(self, rule: RateRule) -> None:
         self._rule = rule
         self._began = self._at = float("-inf")
         self._left = 0.0
 
-    def take(self, count: int, now: float) -> float:
-        """Seconds until `count` messages may go, 0 for now. They are counted: who takes them sends them."""
+    def take(self, count: int, now: float, patience: float) -> Turn:
+        """So many of `count` messages as may go within `patience` s. Only these are charged for: who takes them
+        sends them, and who is refused owes nothing, or those who come again too soon would drive it into debt."""
+        self._advance(now)
+        rate = self._rate(now)
+        taken = max(0, min(count, int(self._left + patience * rate)))
+        self._left -= taken
+        wait = max(0.0, -self._left / rate)
+        if taken == count:
+            return Turn(taken, wait, 0.0)
+        return Turn(taken, wait, max(0.0, (count - taken - self._left) / rate - patience))
+
+    def _advance(self, now: float) -> None:
         rule = self._rule
-        if now - self._at >= rule.ramp:
+        if now < self._at:
+            self._began -= self._at - now
+        elif now - self._at >= rule.ramp:
             self._began = now
-            self._left = rule.most * rule.start * rule.burst
+            self._left = self._most(now)
         else:
-            rate = self._rate(now)
-            self._left = min(rate * rule.burst, self._left + (now - self._at) * rate)
-        self._at = max(self._at, now)
-        self._left -= count
-        return max(0.0, -self._left / self._rate(now))
+            self._left = min(self._most(now), self._left + (now - self._at) * self._rate(now))
+        self._at = now
+
+    def _most(self, now: float) -> float:
+        # One at least, or a rate so small that its burst is a part of a message would let none through for ever.
+        return max(1.0, self._rate(now) * self._rule.burst)
 
     def _rate(self, now: float) -> float:
         rule = self._rule

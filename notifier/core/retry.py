@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from notifier.core.model import Delivery, Outcome, OutcomeKind, Verdict, Wire
+from notifier.core.outcomes import NOT_SENT
 
 # rejected: the provider will never take it. expired: its deadline comes before the next try. exhausted: tried often
 # enough. misconfigured: the deadline came before anybody mended the set-up. suspended: the same, by the guard.
@@ -51,8 +52,12 @@ PACES: Final[Mapping[tuple[Wire, Cause], Pace]] = {
 }
 
 
+_MOST_FREE: Final = 99  # it is part of the stored state, and grows no wait any more
+
+
 class RetryRule(Struct, frozen=True):
-    """`tries`: that count, at most. `free`: that do not count, before they do. `mend`: s between tries while the
+    """`tries`: that count, at most. `free`: that do not count, before they do; those that never left do not at all,
+    they only wait longer from here on. `mend`: s between tries while the
     set-up is wrong. `doubt`: s until a token that may be bad is asked for again."""
 
     tries: int = 8
@@ -97,11 +102,23 @@ def _again(rule: RetryRule, one: Try) -> Verdict:
 
 def _reconnect(rule: RetryRule, one: Try) -> Verdict:
     free = one.delivery.free
+    if one.outcome.reason in NOT_SENT:
+        return _unseen(rule, one)
     if one.outcome.scope == "credential" and free:
         return _mend(rule, one)  # renewed, and refused again: the key or the clock is wrong
     if free >= rule.free:
         return _again(rule, one)  # a connection that always goes away is a failure like others
     return _later(one, one.chance, "expired", free=free + 1)
+
+
+def _unseen(rule: RetryRule, one: Try) -> Verdict:
+    """No provider has seen it: it is never a try, however often it happens. Only the wait grows, to the deadline."""
+    free, outcome = one.delivery.free, one.outcome
+    if free < rule.free and outcome.retry_after is None:
+        return _later(one, one.chance, "expired", free=free + 1)
+    pace = PACES[outcome.provider, "unknown"]
+    delay = pace.delay(max(0, free - rule.free), one.chance, outcome.retry_after)
+    return _later(one, delay, "expired", free=min(free + 1, _MOST_FREE))
 
 
 def _mend(rule: RetryRule, one: Try) -> Verdict:

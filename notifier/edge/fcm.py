@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -14,7 +15,7 @@ from notifier.core.fcm import HOST, FcmPush, path, prepare
 from notifier.core.grant import GrantError
 from notifier.core.http2 import Answered, Limits, NotAccepting, Template, constant, secret
 from notifier.core.model import Outcome
-from notifier.core.outcomes import ACCEPTED, fcm, not_sent
+from notifier.core.outcomes import ACCEPTED, fcm, not_sent, paced
 from notifier.core.rate import Rate, RateRule
 from notifier.edge.answers import Batch, Complaints, Job, Results, answer_of, no_answer
 from notifier.edge.http2.dial import Place, endpoint
@@ -98,15 +99,17 @@ class Fcm:
             await self._sign()
         except GrantError as error:
             return [self._without_token(error)] * len(requests)
-        wait = self._rate.take(len(requests), self._reactor.seconds())
-        if wait > PATIENCE:
-            return [not_sent("fcm", "refused")] * len(requests)
-        if wait:
-            await deferLater(self._reactor, wait)
+        turn = self._rate.take(len(requests), self._reactor.seconds(), PATIENCE)
+        later = paced("fcm", math.ceil(turn.pause))
+        if turn.taken and turn.wait:
+            await deferLater(self._reactor, turn.wait)
         batch = Batch(len(requests))
         prepared: dict[int, FcmPush] = {}
         for index, request in enumerate(requests):
-            self._send(batch, index, request, prepared)
+            if index < turn.taken:
+                self._send(batch, index, request, prepared)
+            else:
+                batch.tell(index, later)
         return await batch.outcomes()
 
     async def stop(self) -> None:

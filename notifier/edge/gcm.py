@@ -10,8 +10,6 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from msgspec import Struct
-from OpenSSL import SSL
-from service_identity import VerificationError
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.error import ConnectError, DNSLookupError
@@ -25,10 +23,10 @@ from notifier.core.outcomes import MAX_BODY, Answer, gcm, not_sent, unanswered
 from notifier.core.push import Push
 from notifier.edge.answers import Batch, Complaints
 from notifier.edge.body import Body, FetchError
+from notifier.edge.handshake import CONNECT_SECONDS, Endpoints
 from notifier.edge.provider_tokens import LOOPBACK
 from notifier.ports import Clock, PushRequest
 
-CONNECT_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 20.0
 AT_ONCE: Final = 8  # requests to the gateway
 _UNREADABLE: Final = Outcome("drop_message", "gcm", 0, "unreadable")
@@ -72,9 +70,9 @@ class Gcm:
         self._pool = HTTPConnectionPool(reactor)
         self._pool.maxPersistentPerHost = AT_ONCE
         policy = BrowserLikePolicyForHTTPS(trustRoot=trust)
-        requests: Any = agent or Agent(
-            reactor, policy, CONNECT_SECONDS, pool=self._pool
-        )  # mypy misses its interface
+        # mypy misses their interfaces
+        endpoints: Any = Endpoints(reactor, policy)
+        requests: Any = agent or Agent.usingEndpointFactory(reactor, endpoints, pool=self._pool)
         self._client = HTTPClient(requests)
         self._headers = Headers({"Content-Type": ["application/json"], "Authorization": [authorization(key)]})
         self._complaints = Complaints(app, reactor.seconds)
@@ -142,8 +140,8 @@ def _failed(error: Exception) -> Outcome:
     if isinstance(error, FetchError):
         return unanswered("gcm", "garbled")
     causes = [error, *(reason.value for reason in getattr(error, "reasons", ()))]
-    unreached = (ConnectError, DNSLookupError, SSL.Error, VerificationError)
-    if any(isinstance(cause, unreached) for cause in causes):
+    # Not the errors of TLS: those of the handshake are ConnectErrors here, the others come when all may have been read.
+    if any(isinstance(cause, ConnectError | DNSLookupError) for cause in causes):
         return not_sent("gcm", "unreachable")
     return unanswered("gcm", "lost")
 

@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 
 from notifier.core.breaker import Backoff, Breaker, BreakerRule, Budget, Effect, effect
 from notifier.core.model import Outcome
+from notifier.core.outcomes import not_sent, paced
 
 RULE = BreakerRule()
 GOOD = Outcome("delivered", "fcm", 200, "")
 DOWN = Outcome("retry", "fcm", 503, "UNAVAILABLE", None, "provider")
 WRONG = Outcome("config_error", "apns", 403, "InvalidProviderToken", None, "credential")
 GOAWAY = Outcome("reconnect_retry", "apns", 0, "goaway", None, "endpoint")
+SHUT = Outcome("reconnect_retry", "apns", 503, "Shutdown", None, "endpoint")
 QUOTA = Outcome("retry", "fcm", 429, "QUOTA_EXCEEDED", 90, "credential")
 
 EFFECTS: list[tuple[Outcome, Effect]] = [
@@ -27,8 +29,10 @@ EFFECTS: list[tuple[Outcome, Effect]] = [
     (Outcome("unknown", "apns", 0, "timeout", None, "endpoint"), "bad"),
     (Outcome("reconnect_retry", "apns", 0, "unreachable", None, "endpoint"), "bad"),
     (Outcome("reconnect_retry", "fcm", 401, "UNAUTHENTICATED", None, "credential"), "bad"),
-    (GOAWAY, "none"),
-    (Outcome("reconnect_retry", "apns", 503, "Shutdown", None, "endpoint"), "none"),
+    (GOAWAY, "bad"),
+    (not_sent("apns", "refused"), "bad"),
+    (paced("fcm", 7), "pause"),
+    (SHUT, "none"),
     (QUOTA, "pause"),
     (Outcome("retry", "apns", 429, "TooManyProviderTokenUpdates", None, "credential"), "pause"),
 ]
@@ -49,7 +53,7 @@ def test_failures_in_a_row_open_it() -> None:
     tell(breaker, DOWN, 4)
     tell(breaker, GOOD)
     tell(breaker, DOWN, 4)
-    tell(breaker, GOAWAY, 100)
+    tell(breaker, SHUT, 100)
     assert breaker.state(0) == "closed"
     assert breaker.until is None
     tell(breaker, DOWN)
@@ -115,11 +119,24 @@ def test_a_try_without_an_answer_gives_way_to_another() -> None:
     assert not breaker.allows(62.0)
 
 
-def test_a_try_that_was_not_sent_may_be_made_again_at_once() -> None:
+def test_a_row_that_never_left_opens_it_like_any_other() -> None:
+    for reason in ("refused", "goaway", "unreachable"):
+        breaker = Breaker(RULE)
+        tell(breaker, not_sent("apns", reason), RULE.failures)
+        assert breaker.state(0) == "open"
+
+
+def test_our_own_measure_pauses_the_lane_at_once_and_as_long_as_it_says() -> None:
+    breaker = Breaker(RULE)
+    tell(breaker, paced("fcm", 7))
+    assert breaker.until == 7 + RULE.base
+
+
+def test_a_try_on_a_line_that_closed_may_be_made_again_at_once() -> None:
     breaker = Breaker(RULE)
     tell(breaker, DOWN, 5)
     assert breaker.allows(2.0)
-    tell(breaker, GOAWAY, now=2.0)
+    tell(breaker, SHUT, now=2.0)
     assert breaker.state(2.0) == "half_open"
     assert breaker.allows(2.0)
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notifier.core.model import Delivery, Device, Outcome, OutcomeKind, Scope, TokenAction, Verdict, Wire
+from notifier.core.outcomes import NOT_SENT, not_sent, paced
 from notifier.core.retry import PACES, REASONS, Pace, RetryRule, Try, verdict
 
 SENT = 1_795_335_933_000
@@ -123,8 +124,32 @@ def test_what_surely_was_not_sent_is_no_try_but_not_for_ever() -> None:
     made = judge(GOAWAY, but(tries=2))
     assert (made.kind, made.tries, made.free) == ("later", 2, 1)
     assert made.at - NOW <= 1000
-    made = judge(GOAWAY, but(tries=2, free=RULE.free))
+    shut = Outcome("reconnect_retry", "apns", 503, "Shutdown", None, "endpoint")
+    made = judge(shut, but(tries=2, free=RULE.free))
     assert (made.kind, made.tries) == ("later", 3)
+
+
+@pytest.mark.parametrize("wire", get_args(Wire))
+@pytest.mark.parametrize("reason", sorted(NOT_SENT))
+def test_what_no_provider_ever_saw_is_never_a_try_and_waits_longer_and_longer(
+    wire: Wire, reason: str
+) -> None:
+    delivery, now, waits = but(tries=RULE.tries - 1, deadline=NOW + 24 * HOUR), NOW, list[int]()
+    while (made := verdict(RULE, Try(delivery, not_sent(wire, reason), now, now, 1.0))).kind == "later":
+        assert made.tries == RULE.tries - 1
+        waits.append(made.at - now)
+        delivery, now = but(delivery, free=made.free), made.at
+    assert (made.kind, made.reason) == ("bury", "expired")
+    assert now > NOW + 23 * HOUR
+    assert waits == sorted(waits)
+    assert waits[0] == 1000
+    assert len(waits) > 90
+
+
+def test_our_own_measure_is_full_for_as_long_as_it_says() -> None:
+    made = judge(paced("fcm", 90))
+    assert (made.kind, made.tries) == ("later", 0)
+    assert 90_000 <= made.at - NOW <= 105_000
 
 
 def test_a_provider_token_that_ran_out_is_renewed_once_then_somebody_must_act() -> None:

@@ -226,4 +226,9 @@ async def test_the_quota_spreads_what_comes_at_once(tmp_path: Path) -> None:
         assert not second.called
         assert kinds(await second) == ["delivered 200"] * 40
         many = [android(number) for number in range(100, 100 + int(PATIENCE * 100) + 100)]
-        assert set(kinds(await fcm.send(asked(many)))) == {"reconnect_retry 0 refused"}
+        outcomes = await fcm.send(asked(many))
+        told = kinds(outcomes)
+        taken = told.count("delivered 200")
+        assert told == ["delivered 200"] * taken + ["reconnect_retry 0 paced"] * (len(many) - taken)
+        assert 0 < taken < len(many)
+        assert {outcome.retry_after for outcome in outcomes[taken:]} == {1}

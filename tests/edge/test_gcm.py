@@ -13,14 +13,15 @@ from typing import Any
 import msgspec
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
 from notifier.core.credentials import CredentialError
-from notifier.edge import gcm
+from notifier.edge import gcm, handshake
 from notifier.edge.gcm import Gcm, check_gateway
 from notifier.ports import PushRequest
-from tests.edge.http2.world import reactor, until
+from tests.edge.http2.world import PAPERS, reactor, trust, until
 from tests.edge.provider_world import android, kinds, no_canaries_logged, push, requests
 
 PHONES = [android(number) for number in range(6)]
@@ -163,6 +164,76 @@ async def test_nobody_listens() -> None:
     assert kinds(await ours.send(asked(PHONES[:2]))) == ["reconnect_retry 0 unreachable"] * 2
     elsewhere = Gcm(reactor, "photos", "https://push.invalid/send", KEY, lambda: 0.0)
     assert kinds(await elsewhere.send(asked(PHONES[:2]))) == ["reconnect_retry 0 unreachable"] * 2
+
+
+class Breaks(Protocol):
+    """A gateway that reads a whole request, and then puts into the line what is not TLS, or cuts it."""
+
+    transport: Any
+
+    def __init__(self, read: list[bytes], last: bytes) -> None:
+        self.read, self.last = read, last
+
+    def dataReceived(self, data: bytes) -> None:
+        self.read.append(data)
+        if b"5ecret-000000" in b"".join(self.read):
+            if self.last:
+                self.transport.transport.write(self.last)
+            else:
+                self.transport.abortConnection()
+
+
+LASTS = {
+    "garbage": b"\x17\x03\x03\x00\x20" + bytes(32),
+    "alert": b"\x15\x03\x03\x00\x02\x02\x50",
+    "cut": b"",
+}
+
+
+@pytest.mark.parametrize("how", LASTS)
+async def test_a_line_that_breaks_when_all_may_have_been_read(how: str) -> None:
+    read: list[bytes] = []
+    port = reactor.listenSSL(
+        0, Factory.forProtocol(lambda: Breaks(read, LASTS[how])), PAPERS.options(), interface="127.0.0.1"
+    )
+    url = f"https://localhost:{port.getHost().port}/send"
+    ours = Gcm(reactor, "photos", url, KEY, lambda: 0.0, trust())
+    try:
+        assert kinds(await ours.send(asked(PHONES[:1]))) == ["unknown 0 lost"]
+        assert read
+    finally:
+        await ours.stop()
+        await port.stopListening()
+
+
+@pytest.mark.parametrize("fault", ["stranger", "no TLS", "silent"])
+async def test_a_handshake_that_fails_has_carried_nothing(
+    fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handshake.HandshakeEndpoint.__init__, "__defaults__", (0.2,))
+    read: list[bytes] = []
+
+    class Talks(Protocol):
+        transport: Any
+
+        def dataReceived(self, data: bytes) -> None:
+            read.append(data)
+            if fault == "no TLS":
+                self.transport.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    factory = Factory.forProtocol(Talks)
+    if fault == "stranger":
+        port = reactor.listenSSL(0, factory, PAPERS.options(), interface="127.0.0.1")
+    else:
+        port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+    url = f"https://localhost:{port.getHost().port}/send"
+    ours = Gcm(reactor, "photos", url, KEY, lambda: 0.0, None if fault == "stranger" else trust())
+    try:
+        assert kinds(await ours.send(asked(PHONES[:1]))) == ["reconnect_retry 0 unreachable"]
+        assert not any(b"5ecret" in data for data in read)
+    finally:
+        await ours.stop()
+        await port.stopListening()
 
 
 async def test_what_cannot_be_made_to_fit_is_not_sent() -> None:

@@ -55,7 +55,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     window: int = 1_048_576
     """Bytes of responses that the server may send before it hears from us."""
     noise: int = 1_000
-    """Frames a second that bring no answer any nearer, beside four for each push. Beyond: the connection ends."""
+    """Frames a second that bring no answer any nearer, beside four for each open push. Beyond: the connection ends."""
 
     def __post_init__(self) -> None:
         for name in ("streams", "streams_unannounced", "waiting", "partial", "requests", "noise"):

@@ -6,7 +6,7 @@ _PER_REQUEST = 4  # a window update for stream and connection, an informational 
 
 
 class Noise:
-    """`limit`: frames in a second, beside `_PER_REQUEST` for each request opened in it."""
+    """`limit`: frames in a second, beside `_PER_REQUEST` for each request that was open in it."""
 
     __slots__ = ("_count", "_limit", "_requests", "_since")
 
@@ -16,13 +16,17 @@ class Noise:
         self._since = now
         self._requests = 0
 
-    def add(self, frames: int, now: float, requests: int) -> None:
-        """Counts `frames`; `requests`: opened so far on the connection. Raises ProtocolFailure (RFC 9113 10.5)."""
+    def add(self, frames: int, now: float, requests: int, still_open: int) -> None:
+        """Counts `frames`; `requests`: opened so far on the connection, `still_open` of them have no answer yet.
+
+        Raises ProtocolFailure (RFC 9113 10.5).
+        """
         self._count += frames
         if self._count <= self._limit:
             return
         # Only now and then is it worth a look at the clock.
         if now - self._since >= 1.0:
-            self._since, self._count, self._requests = now, frames, requests
+            # What belongs to a request may come in any second of its life, not in that of its opening alone.
+            self._since, self._count, self._requests = now, frames, requests - still_open
         elif self._count > self._limit + _PER_REQUEST * (requests - self._requests):
             raise ProtocolFailure(ENHANCE_YOUR_CALM, f"{self._count} frames within a second to no purpose")

@@ -152,7 +152,7 @@ class Receiver(Sender[C]):
             handler(flags, number, payload, now)
 
     def _count_noise(self, now: float, frames: int = 1) -> None:
-        self._noise.add(frames, now, self._next >> 1)
+        self._noise.add(frames, now, self._next >> 1, self.open)
 
     # --- Streams ---
 

@@ -240,7 +240,7 @@ class Sender(Generic[C]):
     # --- All pushes ---
 
     def _streams_free(self) -> int:
-        allowed = 1 if self._alone else min(self._limits.streams, self._peer_streams)
+        allowed = min(1 if self._alone else self._limits.streams, self._peer_streams)
         return min(allowed - self.open, (self._last - self._next) // 2 + 1)
 
     def _recount(self) -> None:

@@ -102,6 +102,10 @@ def told(failure: Failure) -> str:
         return "TLS: the server's certificate is for another name"
     if not isinstance(error, SSL.Error):
         return failure.getErrorMessage()
-    said = "; ".join(str(each[-1]) for each in error.args[0]) if error.args and error.args[0] else ""
+    # A list of (library, function, reason), except for SysCallError, whose first argument is a number.
+    whole = error.args[0] if error.args and isinstance(error.args[0], list) else ()
+    said = "; ".join(str(each[-1]) for each in whole)
+    if isinstance(error, SSL.SysCallError):
+        said = str(error.args[-1])
     means = next((words for mark, words in _TLS_FAULTS if mark in said), "")
     return f"TLS: {means} ({said})" if means else f"TLS: {said or 'the connection was cut'}"

@@ -74,12 +74,20 @@ class PushProtocol(protocol.Protocol, Generic[C]):
 
     def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:
         self._cancel()
-        why = self._fault or told(reason)
-        if self._begun:
-            if self.core.failure is not None:
-                why = str(self.core.failure)
-            self._tell(self.core.lost(why))
-        self._owner.gone(self, why)
+        why = self._fault or "the line broke"
+        try:
+            why = self._fault or told(reason)
+        finally:  # whatever TLS comes up with: nobody else tells that these pushes have ended
+            self._lost(why)
+
+    def _lost(self, why: str) -> None:
+        try:
+            if self._begun:
+                if self.core.failure is not None:
+                    why = str(self.core.failure)
+                self._tell(self.core.lost(why))
+        finally:
+            self._owner.gone(self, why)
 
     def pauseProducing(self) -> None:
         self._full = True

@@ -208,6 +208,14 @@ def test_a_refused_first_leaves_the_next_alone() -> None:
     assert list(server.requests) == [1, 3]
 
 
+def test_alone_is_no_more_than_the_server_takes() -> None:
+    connection = ready(Limits(first_alone=True), (3, 0))
+    assert connection.room == 0
+    assert push(connection, "a") == 0
+    connection.feed(settings((3, 1)), 0.0)
+    assert connection.open == 1
+
+
 def test_the_server_lifts_its_own_limit() -> None:
     connection = ready(Limits(first_alone=True), (3, 1))
     for number in range(4):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from notifier.core.http2 import Refused, Unknown
+from notifier.core.http2 import Limits, Refused, Unknown
 from notifier.core.http2.errors import ProtocolFailure
 from tests.core.http2 import world
 from tests.core.http2.world import (
@@ -333,3 +333,20 @@ def test_a_server_that_feeds_byte_by_byte_costs_no_memory() -> None:
         connection.feed(bytes((byte,)), 0.0)
     assert sys.getsizeof(connection._held) < 17_000
     assert kinds(connection.pull()) == []
+
+
+@pytest.mark.parametrize("before", [0, 900])
+def test_credit_for_streams_that_are_open_long_since_is_no_noise(before: int) -> None:
+    """Servers give a window back for each request when they have read it, which may be seconds later."""
+    connection = ready(Limits(), (3, 1000), (4, 1 << 20))
+    connection.feed(window(0, 1 << 20), 0.0)
+    for _ in range(before):
+        connection.feed(frame(6, 0, 0, bytes(8)), 0.1)
+    streams = [push(connection, number, now=5.0) for number in range(1000)]
+    assert all(streams)
+    credit = b"".join(window(stream, 40) + window(0, 40) for stream in streams)
+    assert connection.feed(credit, 7.0) == []
+    assert not connection.closed
+    with_more = b"".join(window(0, 40) for _ in range(4 * 1000 + Limits().noise))
+    assert len(connection.feed(with_more, 7.5)) == 1000
+    assert connection.closed

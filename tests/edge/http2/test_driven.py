@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from OpenSSL import SSL
 from twisted.internet import error
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
@@ -189,6 +190,22 @@ def test_nothing_is_left_in_the_clock_behind_a_pool_that_has_stopped() -> None:
     line.end()
     assert (before, bool(stopped.called)) == (False, True)
     assert world.clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("fault", [SSL.SysCallError(104, "ECONNRESET"), SSL.Error("odd"), SSL.Error()])
+def test_whatever_tls_says_at_the_end_all_pushes_are_told_of(fault: Exception) -> None:
+    world, line = begin(3)
+    line._protocol.connectionLost(Dead(fault))
+    assert world.told.kinds() == dict.fromkeys(range(3), "Unknown")
+    assert world.pool.connections == 0
+
+
+def test_an_end_that_cannot_be_told_in_words_is_told_of_all_the_same() -> None:
+    world, line = begin(3)
+    with pytest.raises(TypeError):
+        line._protocol.connectionLost(Dead(SSL.Error([None])))
+    assert world.told.kinds() == dict.fromkeys(range(3), "Unknown")
+    assert world.pool.connections == 0
 
 
 def test_nothing_is_left_in_the_clock_behind_a_connection_that_has_ended() -> None:
