@@ -418,7 +418,13 @@ def test_make_passes_the_origins_on() -> None:
     if make is None:
         missing("make", "not in PATH")
     # Within `make test` it is a make of its own, which would say so on stdout.
-    words = ["-n", "--no-print-directory", "demo", "PORT=8000", "ORIGIN=http://localhost:5173 http://localhost:8001"]
+    words = [
+        "-n",
+        "--no-print-directory",
+        "demo",
+        "PORT=8000",
+        "ORIGIN=http://localhost:5173 http://localhost:8001",
+    ]
     said = subprocess.run(
         [str(make), *words], cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True
     ).stdout
