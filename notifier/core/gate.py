@@ -53,9 +53,11 @@ class Gate:
         }
         self.depths: dict[int, int] = {}  # entries in the lane's streams, by who reads them
         self.trying = 0  # batches under way that were read to try the lane with
+        self._since = float("-inf")  # when the credential became what it is
 
-    def renew(self) -> None:
-        """The credential is another now: what was heard of the old one says nothing of it."""
+    def renew(self, steady: float) -> None:
+        """The credential is another now: what was heard of the old one, or is still to be heard, says nothing of it."""
+        self._since = steady
         self.breaker = Breaker(self.rule.breaker)
         self.guards = {environment: Guard(self.rule.guard) for environment in self.guards}
 
@@ -107,6 +109,9 @@ class Gate:
         self, delivery: Delivery, outcome: Outcome, sent: Moment, now: Moment, chance: float
     ) -> Verdict:
         """What to do with a delivery that was sent."""
+        if sent.steady < self._since:
+            # The old set-up was asked: neither can its word cost a token.
+            return verdict(self.rule.retry, Try(delivery, outcome, sent.ms, now.ms, chance, held=True))
         self.breaker.told(outcome, sent.steady, now.steady, chance)
         guard = self.guards[delivery.device.environment]
         held = guard.holds(outcome, now.steady, again=delivery.doubts > 0)

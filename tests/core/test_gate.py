@@ -16,6 +16,8 @@ AGAIN = msgspec.structs.replace(ONE, tries=1)
 OK = Outcome("delivered", "apns", 200, "")
 DOWN = Outcome("retry", "apns", 503, "ServiceUnavailable", None, "provider")
 BAD = Outcome("drop_token", "apns", 400, "BadDeviceToken", None, "token", "suspect")
+WRONG_KEY = Outcome("config_error", "apns", 403, "InvalidProviderToken", None, "credential")
+GONE = Outcome("drop_token", "apns", 410, "Unregistered", None, "token", "forget")
 RULE = GateRule(breaker=BreakerRule(failures=2), guard=GuardRule(least=4), most=2, trickle=0)
 
 
@@ -142,3 +144,17 @@ def test_a_token_that_is_called_bad_twice_counts_once() -> None:
     for _ in range(10):
         gate.judge(doubted, BAD, at(0), at(0), 0.5)
     assert gate.suspended(0) == 0
+
+
+@pytest.mark.parametrize("late", [DOWN, WRONG_KEY, BAD, GONE], ids=repr)
+def test_late_answers_to_the_old_credential_say_nothing_of_the_new(late: Outcome) -> None:
+    gate = Gate(RULE, 0)
+    gate.renew(5)
+    doubted = msgspec.structs.replace(ONE, doubts=1)
+    for _ in range(100):
+        assert gate.judge(ONE, late, at(4), at(6), 0.5).kind == "later"
+        assert gate.judge(doubted, late, at(4), at(6), 0.5).kind == "later"
+    assert (gate.state(6), gate.suspended(6)) == ("closed", 0)
+    assert gate.hold(ONE, at(6), 0.5) is None
+    fail(gate, 2, seconds=6)
+    assert gate.state(6) == "open"
