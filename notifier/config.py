@@ -383,7 +383,7 @@ class Push(Struct, frozen=True, forbid_unknown_fields=True):
     claim_seconds: Annotated[float, Meta(ge=1, le=600, description="Seconds between looks for pushes that another process was given and never settled.")] = 15.0
     drain_seconds: Annotated[float, Meta(ge=0.1, le=60, description="Seconds that a stop waits for the answers of providers.")] = 20.0
     token_hosts: Annotated[tuple[_Host, ...], Meta(max_length=16, description="Hosts that the token_uri of a service account's file may lead to.")] = ("oauth2.googleapis.com",)
-    tries: Annotated[int, Meta(ge=1, le=100, description="Tries of one push on one device before it goes to the dead letters.")] = 8
+    tries: Annotated[int, Meta(ge=1, le=100, description="Tries after which a push that the provider refuses for the sake of its device goes to the dead letters; while the provider is away only the deadline ends it.")] = 8
     free_tries: Annotated[int, Meta(ge=0, le=100, description="Tries that do not count, because the provider surely never saw them, before they do.")] = 3
     mend_seconds: Annotated[float, Meta(ge=1, le=3600, description="Seconds between tries while the provider says that the set-up is wrong.")] = 60.0
     doubt_seconds: Annotated[float, Meta(ge=1, le=3600, description="Seconds until a token that may be bad is asked for again.")] = 60.0

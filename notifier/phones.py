@@ -327,7 +327,7 @@ class Phones:
         """Other providers from now on. What the old ones were asked they still answer."""
         for lane, made in changed.items():
             old, self._made[lane] = self._made[lane], made
-            self._gates[lane].renew()
+            self._gates[lane].renew(self.reactor.seconds())
             for sender in self._senders[lane]:
                 sender.provider = made.link
             _deferred(old.link.stop()).addErrback(lambda failure: self.report(failure.getErrorMessage()))

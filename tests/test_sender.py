@@ -13,6 +13,7 @@ from notifier.core.gate import Gate, GateRule
 from notifier.core.inbox import Join
 from notifier.core.lanes import BURIALS, Lane
 from notifier.core.model import Delivery, Device, Outcome
+from notifier.core.outcomes import NOT_SENT, UNANSWERED, not_sent, unanswered
 from notifier.core.push import Style
 from notifier.edge.memory import MemoryInbox
 from notifier.edge.memory_push import MemoryDevices, MemoryDue, MemoryPushes
@@ -503,3 +504,39 @@ def test_presence_of_a_person_is_seen_by_offline_alone() -> None:
     now(MemoryInbox(house.server, house.world.rules, "there").join(U, Join("fresh", NOWHERE, 1), ISSUED))
     now(house.reader.deliver(event("follow", to=U), event("comment", to=U)))
     assert house.left() == 1
+
+
+BAD = [
+    *(not_sent("apns", reason) for reason in sorted(NOT_SENT)),
+    *(unanswered("apns", reason) for reason in sorted(UNANSWERED)),
+    DOWN,
+    WRONG_KEY,
+    Outcome("retry", "apns", 429, "TooManyProviderTokenUpdates", None, "credential"),
+]
+
+
+@pytest.mark.parametrize("minutes", [10, 60])
+@pytest.mark.parametrize("bad", BAD, ids=repr)
+def test_one_push_on_a_quiet_lane_outlives_the_provider_s_absence(bad: Outcome, minutes: int) -> None:
+    house = House()
+    house.enlist(U, phone())
+    provider = FakeProvider(lambda _: bad)
+    sender = house.sender(provider)
+    house.comment(U)
+    ((place, entry),) = house.server.lane(f"push:{{0}}:{APNS}").entries.items()
+    day = msgspec.structs.replace(entry, deadline=house.server.now + 86_400_000)
+    house.server.lane(f"push:{{0}}:{APNS}").entries.put(place, day)
+
+    def pass_(seconds: int) -> None:
+        for _ in range(seconds):
+            turn(house.due)
+            turn(sender)
+            house.pass_(1)
+
+    pass_(minutes * 60)
+    assert house.letters() == []
+    provider.told()
+    provider.answer = lambda _: OK
+    pass_(3_600)
+    assert len(provider.told()) == 1
+    assert (house.left(), house.waiting(), house.letters()) == (0, [], [])

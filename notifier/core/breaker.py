@@ -170,6 +170,7 @@ class Budget:
     def __init__(self, now: float, share: float = 0.2, most: float = 100.0, trickle: float = 10.0) -> None:
         self._share, self._most, self._trickle = share, most, trickle
         self._left, self._at = most, now
+        self._turn = now
 
     def first(self, count: int = 1) -> None:
         """So many first tries are made."""
@@ -183,3 +184,10 @@ class Budget:
             return False
         self._left -= 1
         return True
+
+    def turn(self, now: float) -> float | None:
+        """When the trickle will have a retry for one more that there was none for; None: there is no trickle."""
+        if self._trickle <= 0:
+            return None
+        self._turn = max(self._turn, now) + 1 / self._trickle
+        return self._turn

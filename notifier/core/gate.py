@@ -19,7 +19,7 @@ SOON: Final = (1.0, 1.0)  # s until what may not be sent now is looked at again,
 SPENT: Final = (
     10.0,
     20.0,
-)  # the same where there are too many retries: each look at one costs as much as a send
+)  # the same where retries are only earned: each look at one costs as much as a send
 
 
 class GateRule(Struct, frozen=True):
@@ -53,9 +53,11 @@ class Gate:
         }
         self.depths: dict[int, int] = {}  # entries in the lane's streams, by who reads them
         self.trying = 0  # batches under way that were read to try the lane with
+        self._since = float("-inf")  # when the credential became what it is
 
-    def renew(self) -> None:
-        """The credential is another now: what was heard of the old one says nothing of it."""
+    def renew(self, steady: float) -> None:
+        """The credential is another now: what was heard of the old one, or is still to be heard, says nothing of it."""
+        self._since = steady
         self.breaker = Breaker(self.rule.breaker)
         self.guards = {environment: Guard(self.rule.guard) for environment in self.guards}
 
@@ -82,9 +84,10 @@ class Gate:
         resumes = self.guards[delivery.device.environment].resumes(now.steady)
         if resumes > now.steady:
             return _postponed(delivery, now, resumes, chance, SOON, "suspended")
-        again = delivery.tries or delivery.free or delivery.doubts
+        # What was surely not sent (`free`) has cost the provider nothing: sending it is a first try yet.
+        again = delivery.tries or delivery.doubts
         if again and not self.budget.retry(now.steady):
-            return _postponed(delivery, now, now.steady, chance, SPENT, "expired")
+            return self._queued(delivery, now, chance)
         if not self.breaker.allows(now.steady):
             until = max(now.steady, self.breaker.until or 0.0)
             return _postponed(delivery, now, until, chance, SOON, "expired")
@@ -92,10 +95,23 @@ class Gate:
             self.budget.first()
         return None
 
+    def _queued(self, delivery: Delivery, now: Moment, chance: float) -> Verdict:
+        """A retry that the budget has nothing left for, until its turn comes behind those before it."""
+        turn = self.budget.turn(now.steady)
+        if turn is None:
+            return _postponed(delivery, now, now.steady, chance, SPENT, "expired")
+        # Whose turn comes after the deadline has still the chance that others need theirs no more.
+        left = (delivery.deadline - now.ms) / 1000
+        until = min(turn, now.steady + left * (0.25 + 0.5 * chance))
+        return _postponed(delivery, now, until, chance, SOON, "expired")
+
     def judge(
         self, delivery: Delivery, outcome: Outcome, sent: Moment, now: Moment, chance: float
     ) -> Verdict:
         """What to do with a delivery that was sent."""
+        if sent.steady < self._since:
+            # The old set-up was asked: neither can its word cost a token.
+            return verdict(self.rule.retry, Try(delivery, outcome, sent.ms, now.ms, chance, held=True))
         self.breaker.told(outcome, sent.steady, now.steady, chance)
         guard = self.guards[delivery.device.environment]
         held = guard.holds(outcome, now.steady, again=delivery.doubts > 0)

@@ -7,7 +7,7 @@ from typing import Final, Literal, TypeAlias, get_args
 import msgspec
 from msgspec import Struct
 
-from notifier.core.model import Delivery, Outcome, OutcomeKind, Verdict, Wire
+from notifier.core.model import Delivery, Outcome, OutcomeKind, Scope, Verdict, Wire
 from notifier.core.outcomes import NOT_SENT
 
 # rejected: the provider will never take it. expired: its deadline comes before the next try. exhausted: tried often
@@ -52,11 +52,15 @@ PACES: Final[Mapping[tuple[Wire, Cause], Pace]] = {
 }
 
 
-_MOST_FREE: Final = 99  # it is part of the stored state, and grows no wait any more
+_MOST: Final = 99  # tries and free: they are part of the stored state, and grow no wait any more
+
+
+_AWAY: Final[frozenset[Scope | None]] = frozenset({"provider", "endpoint", "credential"})
 
 
 class RetryRule(Struct, frozen=True):
-    """`tries`: that count, at most. `free`: that do not count, before they do; those that never left do not at all,
+    """`tries`: one that fails by its token after so many is given up; while the provider is away they only make the
+    wait longer. `free`: that do not count, before they do; those that never left do not at all,
     they only wait longer from here on. `mend`: s between tries while the
     set-up is wrong. `doubt`: s until a token that may be bad is asked for again."""
 
@@ -92,8 +96,10 @@ def _rejected(rule: RetryRule, one: Try) -> Verdict:
 
 
 def _again(rule: RetryRule, one: Try) -> Verdict:
-    tries = one.delivery.tries + 1
-    if tries >= rule.tries:
+    tries = min(one.delivery.tries + 1, _MOST)
+    # Who is away comes back, and it is not this message's fault: only the deadline ends it. What is refused for the
+    # sake of its own token would go round for nothing.
+    if one.outcome.scope not in _AWAY and tries >= rule.tries:
         return Verdict("bury", reason="exhausted", detail=f"{tries} tries; the last: {_told(one.outcome)}")
     pace = PACES[one.outcome.provider, _cause(one.outcome)]
     delay = pace.delay(one.delivery.tries, one.chance, one.outcome.retry_after)
@@ -118,7 +124,7 @@ def _unseen(rule: RetryRule, one: Try) -> Verdict:
         return _later(one, one.chance, "expired", free=free + 1)
     pace = PACES[outcome.provider, "unknown"]
     delay = pace.delay(max(0, free - rule.free), one.chance, outcome.retry_after)
-    return _later(one, delay, "expired", free=min(free + 1, _MOST_FREE))
+    return _later(one, delay, "expired", free=min(free + 1, _MOST))
 
 
 def _mend(rule: RetryRule, one: Try) -> Verdict:

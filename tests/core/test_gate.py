@@ -16,6 +16,8 @@ AGAIN = msgspec.structs.replace(ONE, tries=1)
 OK = Outcome("delivered", "apns", 200, "")
 DOWN = Outcome("retry", "apns", 503, "ServiceUnavailable", None, "provider")
 BAD = Outcome("drop_token", "apns", 400, "BadDeviceToken", None, "token", "suspect")
+WRONG_KEY = Outcome("config_error", "apns", 403, "InvalidProviderToken", None, "credential")
+GONE = Outcome("drop_token", "apns", 410, "Unregistered", None, "token", "forget")
 RULE = GateRule(breaker=BreakerRule(failures=2), guard=GuardRule(least=4), most=2, trickle=0)
 
 
@@ -64,7 +66,41 @@ def test_what_is_held_too_long_is_buried() -> None:
     assert "until the deadline" in held.detail
 
 
-@pytest.mark.parametrize("count", ["tries", "free", "doubts"])
+def test_what_was_surely_not_sent_is_no_retry() -> None:
+    gate = Gate(RULE, 0)
+    unsent = msgspec.structs.replace(ONE, free=7)
+    assert [gate.hold(unsent, at(0), 0.5) for _ in range(100)] == [None] * 100
+
+
+def test_retries_beyond_the_budget_queue_up_and_are_looked_at_about_once() -> None:
+    gate = Gate(GateRule(most=10, trickle=10), 0)
+    waiting, looks, second = [(0, n) for n in range(3_000)], 0, 0
+    while waiting:
+        due, waiting = (
+            [one for one in waiting if one[0] <= second * 1000],
+            [one for one in waiting if one[0] > second * 1000],
+        )
+        for _, n in due:
+            looks += 1
+            held = gate.hold(
+                msgspec.structs.replace(AGAIN, notification=str(n)), at(second), (n * 7 % 10) / 10
+            )
+            if held is not None:
+                assert held.kind == "later"
+                waiting.append((held.at, n))
+        second += 1
+    assert second < 330, "the trickle is used up"
+    assert looks < 9_000
+
+
+def test_whose_turn_comes_after_the_deadline_is_not_given_up_for_it() -> None:
+    gate = Gate(GateRule(most=0, trickle=0.001), 0)
+    held = gate.hold(msgspec.structs.replace(AGAIN, deadline=60_000), at(0), 0.5)
+    assert held is not None
+    assert (held.kind, held.at) == ("later", 31_500)
+
+
+@pytest.mark.parametrize("count", ["tries", "doubts"])
 def test_every_kind_of_retry_is_paid_from_the_budget(count: str) -> None:
     gate = Gate(RULE, 0)
     again = msgspec.structs.replace(ONE, **{count: 1})
@@ -108,3 +144,17 @@ def test_a_token_that_is_called_bad_twice_counts_once() -> None:
     for _ in range(10):
         gate.judge(doubted, BAD, at(0), at(0), 0.5)
     assert gate.suspended(0) == 0
+
+
+@pytest.mark.parametrize("late", [DOWN, WRONG_KEY, BAD, GONE], ids=repr)
+def test_late_answers_to_the_old_credential_say_nothing_of_the_new(late: Outcome) -> None:
+    gate = Gate(RULE, 0)
+    gate.renew(5)
+    doubted = msgspec.structs.replace(ONE, doubts=1)
+    for _ in range(100):
+        assert gate.judge(ONE, late, at(4), at(6), 0.5).kind == "later"
+        assert gate.judge(doubted, late, at(4), at(6), 0.5).kind == "later"
+    assert (gate.state(6), gate.suspended(6)) == ("closed", 0)
+    assert gate.hold(ONE, at(6), 0.5) is None
+    fail(gate, 2, seconds=6)
+    assert gate.state(6) == "open"

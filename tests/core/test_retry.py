@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notifier.core.model import Delivery, Device, Outcome, OutcomeKind, Scope, TokenAction, Verdict, Wire
-from notifier.core.outcomes import NOT_SENT, not_sent, paced
+from notifier.core.outcomes import NOT_SENT, UNANSWERED, not_sent, paced, unanswered
 from notifier.core.retry import PACES, REASONS, Pace, RetryRule, Try, verdict
 
 SENT = 1_795_335_933_000
@@ -42,6 +42,14 @@ SUSPECT = Outcome("drop_token", "apns", 400, "BadDeviceToken", None, "token", "s
 WRONG_KEY = Outcome("config_error", "apns", 403, "InvalidProviderToken", None, "credential")
 RENEW = Outcome("reconnect_retry", "apns", 403, "ExpiredProviderToken", None, "credential")
 GOAWAY = Outcome("reconnect_retry", "apns", 0, "goaway", None, "endpoint")
+
+BUSY = Outcome("retry", "apns", 429, "TooManyRequests", None, "token")
+AWAY = [
+    *(unanswered(wire, reason) for wire in get_args(Wire) for reason in sorted(UNANSWERED)),
+    *(down(wire, status=status) for wire in get_args(Wire) for status in (500, 503)),
+    Outcome("retry", "fcm", 429, "QUOTA_EXCEEDED", None, "credential"),
+    Outcome("retry", "fcm", 409, "ABORTED", None, "endpoint"),
+]
 
 
 def test_delivered_is_done() -> None:
@@ -106,11 +114,23 @@ def test_a_retry_after_is_a_lower_bound(
     )
 
 
-def test_after_the_last_try_it_is_buried() -> None:
-    assert judge(down(), but(tries=RULE.tries - 2)).kind == "later"
-    made = judge(down(), but(tries=RULE.tries - 1))
+def test_after_the_last_try_for_a_token_it_is_buried() -> None:
+    assert judge(BUSY, but(tries=RULE.tries - 2)).kind == "later"
+    made = judge(BUSY, but(tries=RULE.tries - 1))
     assert (made.kind, made.reason) == ("bury", "exhausted")
-    assert made.detail == "8 tries; the last: apns 503 X"
+    assert made.detail == "8 tries; the last: apns 429 TooManyRequests"
+
+
+@pytest.mark.parametrize("outcome", AWAY, ids=repr)
+def test_while_the_provider_is_away_only_the_deadline_ends_it(outcome: Outcome) -> None:
+    delivery, now, waits = but(deadline=NOW + 24 * HOUR), NOW, list[int]()
+    while (made := verdict(RULE, Try(delivery, outcome, now, now, 1.0))).kind == "later":
+        waits.append(made.at - now)
+        delivery, now = but(delivery, tries=made.tries, free=made.free), made.at
+    assert (made.kind, made.reason) == ("bury", "expired")
+    assert now > NOW + 23 * HOUR
+    assert made.tries < 100
+    assert waits == sorted(waits)
 
 
 def test_a_try_that_would_come_after_the_deadline_is_not_waited_for() -> None:
@@ -243,10 +263,9 @@ def test_every_verdict_is_sound(outcome: Outcome, delivery: Delivery, chance: fl
     made = verdict(RULE, Try(delivery, outcome, SENT, NOW, chance, held))
     if made.kind == "later":
         assert NOW <= made.at < delivery.deadline
-        assert (
-            delivery.tries <= made.tries <= delivery.tries + 1 < RULE.tries + 1
-            or made.tries == delivery.tries
-        )
+        assert delivery.tries <= made.tries <= delivery.tries + 1
+        if outcome.scope in (None, "token"):
+            assert made.tries < RULE.tries or made.tries == delivery.tries
     elif made.kind == "forget":
         assert outcome.kind == "drop_token"
         assert not held
