@@ -190,9 +190,14 @@ class Sender:
             self.report(f"lane {self.lane}: {len(read.lost)} entries were deleted before they were handled")
         fresh = [entry for entry in read.entries if entry.id not in self._hand]
         self._hand.update(entry.id for entry in fresh)
-        if read.broken:
-            await self.log.bury(read.broken)
-            self.metrics.dead_letters.count("unreadable", len(read.broken))
+        try:
+            if read.broken:
+                await self.log.bury(read.broken)
+                self.metrics.dead_letters.count("unreadable", len(read.broken))
+        except BaseException:
+            # Nobody works on them: the next reading of what is ours must not pass them over.
+            self._hand.difference_update(entry.id for entry in fresh)
+            raise
         self.metrics.push_entries[self.lane.label] += len(fresh)
         return fresh
 
