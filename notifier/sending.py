@@ -33,6 +33,7 @@ from notifier.ports import (
 BATCH: Final = 100  # entries that are looked at, sent and settled together
 REDIS: Final = 10.0  # s that a batch may spend with Redis besides
 SETTLE_TRIES: Final = 3
+LOOK_TRIES: Final = 3
 DEPTH_EVERY: Final = 5.0
 BREAKER: Final = {"closed": 0, "half_open": 1, "open": 2}
 
@@ -102,6 +103,7 @@ class Sender:
         self._hand: set[str] = set()
         self._unsettled: list[_Unsettled] = []
         self._again: list[PushEntry] = []
+        self._broken: dict[str, int] = {}  # how often what stands behind an entry could not be read
         self._depth_at = 0.0
 
     # -- what a loop asks for
@@ -188,9 +190,14 @@ class Sender:
             self.report(f"lane {self.lane}: {len(read.lost)} entries were deleted before they were handled")
         fresh = [entry for entry in read.entries if entry.id not in self._hand]
         self._hand.update(entry.id for entry in fresh)
-        if read.broken:
-            await self.log.bury(read.broken)
-            self.metrics.dead_letters.count("unreadable", len(read.broken))
+        try:
+            if read.broken:
+                await self.log.bury(read.broken)
+                self.metrics.dead_letters.count("unreadable", len(read.broken))
+        except BaseException:
+            # Nobody works on them: the next reading of what is ours must not pass them over.
+            self._hand.difference_update(entry.id for entry in fresh)
+            raise
         self.metrics.push_entries[self.lane.label] += len(fresh)
         return fresh
 
@@ -200,13 +207,29 @@ class Sender:
         kept: set[str] = set()
         try:
             look = await self.log.look(entries)
-            plans = [self._plan(looked, self._moment(look, began)) for looked in look.found]
+            found = [looked for looked in look.found if not self._is_left(looked, kept)]
+            plans = [self._plan(looked, self._moment(look, began)) for looked in found]
             await self._send(plans, look, began)
-            kept = await self._settle([plan.settlement(look.run) for plan in plans])
+            kept |= await self._settle([plan.settlement(look.run) for plan in plans])
         finally:
             self._hand.difference_update({entry.id for entry in entries} - kept)
             self._hand.update(one.settlement.entry.id for one in self._unsettled)
         self.metrics.push_batch_seconds.observe(self.clock() - began)
+
+    def _is_left(self, looked: Looked, kept: set[str]) -> bool:
+        """Whether this is not the last look at something broken. The second one follows at once, for what failed in
+        passing; for the third the entry stays pending, and is claimed once it has been idle."""
+        entry, row = looked.entry, looked.row
+        tries = self._broken.pop(entry.id, 0) + 1
+        if row.standing != "broken" or tries >= LOOK_TRIES:
+            return False
+        self._broken[entry.id] = tries
+        if tries == 1:
+            self._again.append(entry)
+            kept.add(entry.id)
+        else:
+            self.report(f"lane {self.lane}: entry {entry.id} cannot be sent: {row.record}")
+        return True
 
     def _moment(self, look: Look, looked_at: float) -> Moment:
         """Now: on our clock, and on the server's, by which what is due is woken."""

@@ -18,7 +18,7 @@ from notifier.core.push import Style
 from notifier.edge.memory import MemoryInbox
 from notifier.edge.memory_push import MemoryDevices, MemoryDue, MemoryPushes
 from notifier.metrics import Metrics
-from notifier.ports import PushRequest, Unavailable
+from notifier.ports import PushesRead, PushRequest, Unavailable
 from notifier.sending import BATCH, Due, Looks, Sender, labels
 from tests.contract.phones import APNS, DOWN, FCM, GONE, OK, WRONG, FakeProvider, phone
 from tests.contract.world import ISSUED, NOWHERE, MemoryWorld, Reader, event, people
@@ -540,3 +540,27 @@ def test_one_push_on_a_quiet_lane_outlives_the_provider_s_absence(bad: Outcome, 
     pass_(3_600)
     assert len(provider.told()) == 1
     assert (house.left(), house.waiting(), house.letters()) == (0, [], [])
+
+
+def test_a_burial_that_fails_leaves_nothing_in_hand() -> None:
+    house = House()
+    house.enlist(U, phone())
+    provider = FakeProvider()
+    sender = house.sender(provider)
+    house.comment(U)
+    read = sender.log.read
+
+    async def with_broken(want: int) -> PushesRead:
+        return msgspec.structs.replace(await read(want), broken=(("1-1", b"?"),))
+
+    async def away(broken: Sequence[tuple[str, bytes]]) -> None:
+        raise Unavailable("no Redis")
+
+    sender.log.read, sender.log.bury = with_broken, away  # type: ignore[method-assign]
+    with pytest.raises(Unavailable):
+        turn(sender)
+    sender.drop()
+    sender.log.read = read  # type: ignore[method-assign]
+    turn(sender)
+    assert provider.told() == [phone().id]
+    assert house.left() == 0

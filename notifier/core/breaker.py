@@ -15,7 +15,8 @@ Effect: TypeAlias = Literal["good", "bad", "pause", "none"]
 class BreakerRule(Struct, frozen=True):
     """`failures` in a row open it, for a span drawn between 0 and `base` · 2^n s, at most `cap`, at least `floor`.
     After a config error it is `mend` s, for somebody has to act, and so after a plea for less without a Retry-After.
-    A try that is not answered within `patience` s gives way to another."""
+    A try that is not answered within `patience` s gives way to another. A Retry-After opens it for `longest` s at
+    most: a delivery waits for as long as it was told, but one answer does not close a lane for a day."""
 
     failures: int = 5
     base: float = 1.0
@@ -23,6 +24,7 @@ class BreakerRule(Struct, frozen=True):
     floor: float = 0.5
     mend: float = 60.0
     patience: float = 60.0
+    longest: float = 300.0
 
 
 # What an outcome says of the way to the provider. An answer about the message or the token is a good one.
@@ -136,7 +138,7 @@ class Breaker:
         if outcome.kind == "config_error":
             return rule.mend * (1 + 0.1 * chance)
         floor = rule.mend if effect(outcome) == "pause" else rule.floor
-        least = max(rule.floor, outcome.retry_after) if outcome.retry_after else floor
+        least = max(rule.floor, min(outcome.retry_after, rule.longest)) if outcome.retry_after else floor
         return least + self._drawn(chance)
 
     def _drawn(self, chance: float) -> float:

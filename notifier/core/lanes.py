@@ -14,7 +14,8 @@ Policy: TypeAlias = Literal["off", "offline", "always"]
 POLICIES: Final[tuple[Policy, ...]] = get_args(Policy)
 
 # row: it is there and nobody has seen it. trimmed: dropped by the inbox's cap. forgotten: there is no inbox.
-Standing: TypeAlias = Literal["row", "retracted", "seen", "read", "trimmed", "forgotten"]
+# broken: what is stored cannot be read.
+Standing: TypeAlias = Literal["row", "retracted", "seen", "read", "trimmed", "forgotten", "broken"]
 
 # Why an entry is done without being sent, and why one is buried.
 Drop: TypeAlias = Literal["retracted", "seen", "read", "no_device"]
@@ -107,7 +108,7 @@ def parse(entry_id: str, text: str) -> PushEntry | None:
 class Row(Struct, frozen=True, gc=False):
     """A row of an inbox as a push finds it; only one that still stands ("row") has more than a seq.
 
-    `epoch`: of its place; `record`: as it is stored; `unread`: rows in the whole inbox.
+    `epoch`: of its place; `record`: as it is stored, or why it is broken; `unread`: rows in the whole inbox.
     """
 
     standing: Standing
@@ -135,6 +136,8 @@ def buried(row: Row, deadline: int, now: int) -> tuple[str, str] | None:
         return "trimmed", "the inbox has dropped its row for newer ones"
     if row.standing == "forgotten":
         return "forgotten", "there is no inbox of this person any more"
+    if row.standing == "broken":
+        return "unreadable", row.record[:500]
     if row.standing == "row" and now >= deadline:
         return "expired", "its deadline came before it was sent"
     return None

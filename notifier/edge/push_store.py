@@ -6,6 +6,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import Logger
 
 from notifier.core import devices as device_lines
 from notifier.core import keys
@@ -33,6 +34,7 @@ WAKE_PAGE: Final = 100
 SCAN_PAGE: Final = 200
 FOREVER: Final = 2**53  # ms: no device was registered later
 
+_log: Final = Logger()
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -333,6 +335,8 @@ def _pushes(entries: Sequence[Any], lost: Sequence[bytes], after: str) -> Pushes
 
 def _looked(entry: PushEntry, answer: Any, people: Any) -> tuple[PushEntry, Row, list[Device]]:
     standing, seq, record, number = answer
+    if standing == b"broken":
+        return entry, Row("broken", record=record.decode("utf-8", "replace")), []
     birth, run, unread, flat = people[number - 1]
     if standing != b"row":
         return entry, Row(standing.decode(), seq), []
@@ -341,10 +345,18 @@ def _looked(entry: PushEntry, answer: Any, people: Any) -> tuple[PushEntry, Row,
 
 
 def _devices(flat: Sequence[bytes]) -> list[Device]:
-    """Devices out of a hash, those registered longest ago first; what a newer process wrote is left to it."""
+    """Devices out of a hash, those registered longest ago first; what a newer process wrote is left to it, and a
+    damaged line costs its own device alone."""
     found = []
     for name, line in zip(flat[::2], flat[1::2], strict=True):
-        if name != b"lanes" and (device := device_lines.decode(name.decode(), line.decode())) is not None:
+        if name == b"lanes":
+            continue
+        try:
+            device = device_lines.decode(name.decode(), line.decode())
+        except ValueError as error:
+            _log.error("device {device} cannot be read and is passed over: {error}", device=name, error=error)
+            continue
+        if device is not None:
             found.append(device)
     return sorted(found, key=lambda one: (one.registered, one.id))
 

@@ -14,6 +14,7 @@ from notifier.core.inbox import Join, Joined, Mark, Page, Place, parse
 from notifier.edge.redis import ReplyError
 from notifier.edge.store import Scripts
 from notifier.ports import NotMarked
+from tests.contract.phones import FakeProvider, Process, enlist, phone
 from tests.contract.world import ISSUED, NOWHERE, Reader, RedisWorld, event, ids, load, people, place
 from tests.stored import State
 
@@ -213,3 +214,38 @@ async def test_a_trim_passes_over_any_number_of_holes_at_once(real: RedisWorld, 
     assert (joined.floor, joined.unread, (await stands(real, U)).live) == (seq + 5, 3, 3)
     fields = await real.calls.call("HKEYS", key)
     assert len(fields) == 1 + 3 * 2 + 3
+
+
+async def test_what_is_damaged_stops_nobody_else_s_pushes(real: RedisWorld) -> None:
+    """An inbox, and the list of somebody's devices."""
+    damages = (
+        (keys.inbox(V, 1), "state", "1 damaged"),
+        (keys.devices(V, 1), phone("b").id, "damaged"),
+    )
+    await enlist(real, U, [phone("a")])
+    await enlist(real, V, [phone("b")])
+    for n, (key, field, value) in enumerate(damages):
+        await Reader(real).deliver(event("comment", to=[V], thing=str(n)))
+        await Reader(real).deliver(event("comment", to=[U], thing=str(n)))
+        good = await real.calls.call("HGET", key, field)
+        await real.calls.call("HSET", key, field, value)
+        provider = FakeProvider()
+        process = Process(real, provider)
+        await process.run()
+        assert [one.user for one in provider.sent] == [U]
+        assert len(process.reports) == 1
+        assert (await process.log.depth()).entries == 1, "it is looked at once more"
+        process.sender.drop()
+        await process.run()
+        assert (await process.log.depth()).entries == 0
+        assert process.metrics.dead_letters["unreadable"] == 1
+        await real.calls.call("HSET", key, field, good)
+
+
+async def test_a_device_that_cannot_be_read_costs_itself_alone(real: RedisWorld) -> None:
+    await enlist(real, U, [phone("a"), phone("b")])
+    await Reader(real).deliver(event("comment", to=[U]))
+    await real.calls.call("HSET", keys.devices(U, 1), phone("b").id, '1a demo 12 ["tok","production"]')
+    provider = FakeProvider()
+    await Process(real, provider).run()
+    assert provider.told() == [phone("a").id]

@@ -158,3 +158,12 @@ def test_late_answers_to_the_old_credential_say_nothing_of_the_new(late: Outcome
     assert gate.hold(ONE, at(6), 0.5) is None
     fail(gate, 2, seconds=6)
     assert gate.state(6) == "open"
+
+
+def test_a_long_retry_after_holds_its_delivery_and_not_the_lane() -> None:
+    gate = Gate(RULE, 0)
+    busy = Outcome("retry", "fcm", 429, "QUOTA_EXCEEDED", 5_000, "credential")
+    held = gate.judge(ONE, busy, at(0), at(0), 0.5)
+    assert (held.kind, held.at >= 5_000_000) == ("later", True)
+    assert gate.state(299) == "open"
+    assert gate.state(400) == "half_open"

@@ -2,7 +2,8 @@
 -- entries (msgpack): user, notification, device or "-", one behind the other.
 -- Returns {now, run, people, entries}: a person is {birth, run, unread, {device id, line, ...}}, an entry
 -- {standing, seq, record, its person}; fewer entries than asked for where the devices are many: ask again for the rest.
--- standing: row | retracted | seen | read | trimmed | forgotten. Nothing is written.
+-- standing: row | retracted | seen | read | trimmed | forgotten | broken, where the record is what is wrong with what is
+-- stored and there is no person (0): one damaged inbox stops nobody else's pushes. Nothing is written.
 local lane, left = ARGV[2], tonumber(ARGV[3])
 local asked = cmsgpack.unpack(ARGV[4])
 assert(#asked % 3 == 0, 'look: bad entries')
@@ -44,12 +45,20 @@ local function standing(box, nid)
   return 'row', seq, record
 end
 
+local function look(user, nid)
+  local number, box = person(user)
+  local how, seq, record = standing(box, nid)
+  if how == 'row' and not people[number][4] then people[number][4] = devices_on_lane(user) end
+  return {how, seq, record, number}
+end
+
 for at = 1, #asked, 3 do
-  local number, box = person(asked[at])
-  local how, seq, record = standing(box, asked[at + 1])
-  if how == 'row' and not people[number][4] then people[number][4] = devices_on_lane(asked[at]) end
-  left = left - #record
-  entries[#entries + 1] = {how, seq, record, number}
+  local done, found = pcall(look, asked[at], asked[at + 1])
+  if not done then
+    found = {'broken', 0, reason(found), 0}
+  end
+  left = left - #found[3]
+  entries[#entries + 1] = found
   if left < 0 then break end
 end
 for _, one in ipairs(people) do one[4] = one[4] or {} end
