@@ -21,7 +21,7 @@ HOST = "127.0.0.1"
 PORT_TRIES = 5
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 VERSION = re.compile(r"v=(\d+)\.(\d+)")
-# Nothing that reached the server may be lost with the process; at most the last second with the machine.
+# At most the last second may be lost with the machine, and with the process what waited for a sync under way.
 DURABLE: Mapping[str, str] = {"appendonly": "yes", "appendfsync": "everysec", "save": ""}
 # Ends the server when its starter is gone, however it went: the pipe on stdin then closes without a line.
 # CONT after TERM, because a stopped process sees no TERM.

@@ -88,6 +88,7 @@ def test_it_answers_at_once_and_keeps_its_data_and_port(tmp_path: Path) -> None:
 
 
 def test_what_was_written_outlives_a_kill(own_server: Valkey) -> None:
+    own_server.call("CONFIG", "SET", "appendfsync", "always")  # else a write may wait for a sync under way
     own_server.call("SET", "key", "value")
     own_server.kill()
     own_server.start()
@@ -95,6 +96,7 @@ def test_what_was_written_outlives_a_kill(own_server: Valkey) -> None:
 
 
 def test_a_cut_file_loses_only_its_tail(own_server: Valkey) -> None:
+    own_server.call("CONFIG", "SET", "appendfsync", "always")
     own_server.call("SET", "first", 1)
     own_server.call("SET", "second", 2)
     own_server.kill()
