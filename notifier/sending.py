@@ -295,14 +295,20 @@ class Sender:
                 plan.results.append(Judged(request.delivery, verdict, outcomes.label(outcome)))
                 self._count_answer(plan.looked.entry, outcome, now)
                 if outcome.replacement_token:
-                    await self._rename(request.delivery, outcome.replacement_token, now)
+                    await self._rename(request.delivery, outcome.replacement_token)
 
-    async def _rename(self, delivery: Delivery, token: str, now: Moment) -> None:
-        """The provider knows this device by another token now (gateways that speak the older JSON say so)."""
+    async def _rename(self, delivery: Delivery, token: str) -> None:
+        """The provider knows this device by another token now (gateways that speak the older JSON say so).
+
+        Its time stays that of the old one: whoever has registered the new token since has the phone now, and keeps it.
+        """
         old = delivery.device
-        renamed = msgspec.structs.replace(old, id=device_id(token), token=token, registered=now.ms)
-        if await self.devices.register(delivery.user, renamed):
-            await self.devices.unregister(delivery.user, old.id)
+        renamed = msgspec.structs.replace(old, id=device_id(token), token=token)
+        try:
+            if await self.devices.restore(delivery.user, renamed):
+                await self.devices.unregister(delivery.user, old.id)
+        except Exception as error:  # the old token still works; what was sent must not be sent again for this
+            self.report(f"lane {self.lane}: a device could not be renamed: {type(error).__name__}: {error}")
 
     async def _answers(self, requests: Sequence[PushRequest]) -> Sequence[Outcome]:
         try:

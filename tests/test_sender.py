@@ -29,6 +29,16 @@ SUSPECT = Outcome("drop_token", "apns", 400, "BadDeviceToken", None, "token", "s
 WRONG_KEY = Outcome("config_error", "apns", 403, "InvalidProviderToken", None, "credential")
 
 
+class NoDevices(MemoryDevices):
+    """Redis is away when a device is to be written."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def restore(self, user: str, device: Device) -> bool:
+        raise Unavailable("Redis is away")
+
+
 class House:
     """One Redis in memory, people with phones, and one process that sends. Its clock stands unless `pass_`."""
 
@@ -439,6 +449,34 @@ def test_a_token_with_another_name_is_kept_under_it() -> None:
     turn(house.sender(FakeProvider(lambda _: renamed)))
     (device,) = now(house.world.devices().of(U))
     assert (device.id, device.token) == (phone("new").id, token)
+
+
+def test_a_token_that_somebody_has_registered_since_stays_with_them() -> None:
+    house = House()
+    house.enlist(U, phone("old"))
+    house.comment(U)
+    renamed = Outcome("delivered", "gcm", 200, "", action="replace", replacement_token=phone("new").token)
+    since = msgspec.structs.replace(phone("new"), registered=phone("old").registered + 1)
+    house.enlist(V, since)
+    turn(house.sender(FakeProvider(lambda _: renamed)))
+    devices = house.world.devices()
+    assert [[one.id for one in now(devices.of(user))] for user in (U, V)] == [[phone("old").id], [since.id]]
+
+
+def test_a_device_that_cannot_be_renamed_is_not_sent_to_again() -> None:
+    house = House()
+    house.enlist(U, phone("old"))
+    house.comment(U)
+    token = phone("new").token
+    provider = FakeProvider(
+        lambda _: Outcome("delivered", "gcm", 200, "", action="replace", replacement_token=token)
+    )
+    sender = house.sender(provider)
+    sender.devices = NoDevices()
+    for _ in range(3):
+        turn(sender)
+    assert len(provider.requests) == 1
+    assert "could not be renamed" in house.said[0]
 
 
 def test_what_is_counted() -> None:
