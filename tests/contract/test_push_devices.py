@@ -137,6 +137,18 @@ async def test_above_the_limit_the_oldest_go(world: World) -> None:
         assert await world.owner(one.id) == (U if one in left else "")
 
 
+async def test_a_newcomer_may_be_the_oldest_of_those_that_go(world: World) -> None:
+    world.use(devices=4)
+    every = [phone(f"p{n}", registered=10 * (n + 2)) for n in range(4)]
+    await enlist(world, U, every)
+    world.use(devices=2)
+    assert await world.devices().register(U, phone("newcomer", registered=10))
+    left = await world.devices().of(U)
+    assert left == tuple(every[2:])
+    for one in (phone("newcomer"), *every):
+        assert await world.owner(one.id) == (U if one in left else "")
+
+
 async def test_a_file_does_not_take_a_phone_back(world: World) -> None:
     old, new = phone(registered=5), phone(registered=7)
     await enlist(world, V, [new])

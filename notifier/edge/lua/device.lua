@@ -73,8 +73,11 @@ for at = 1, #all - limit do
   found[ids[at]] = nil
 end
 -- One HSET for device and lanes. Those that go come after it: a lane too many costs an entry, one missing a push.
+-- The new one may be among them: the oldest goes, whenever it comes.
 if found[id] then
   redis.call('HSET', key, id, line, 'lanes', lanes_of_devices(found))
-  if #ids > 0 then redis.call('HDEL', key, unpack(ids)) end
+else
+  redis.call('HSET', key, 'lanes', lanes_of_devices(found))
 end
+if #ids > 0 then redis.call('HDEL', key, unpack(ids)) end
 return gone
