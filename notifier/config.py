@@ -519,7 +519,7 @@ def _two_ports(one: str, two: str) -> bool:
     return port == "0" or not same  # port 0: a free port for each
 
 
-_EVERYWHERE = {"", "0.0.0.0", "::"}  # noqa: S104
+_EVERYWHERE = {"", "0.0.0.0", "::"}  # noqa: S104  # compared with, not bound to
 
 
 def _tcp(endpoint: str) -> tuple[str, str]:

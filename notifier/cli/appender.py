@@ -37,7 +37,7 @@ def _read(reactor: Any, descriptor: int) -> Deferred[bytes]:
         try:
             data = os.read(descriptor, CHUNK)
         except OSError:
-            reactor.callFromThread(answer.errback, Failure())  # type: ignore[no-untyped-call]
+            reactor.callFromThread(answer.errback, Failure())  # type: ignore[no-untyped-call]  # untyped in Twisted
         else:
             reactor.callFromThread(answer.callback, data)
 

@@ -431,8 +431,9 @@ def _run(folder: DemoFolder, board: DemoFolder | None, port: int, origins: Seque
     with folder.page_log.open("a", encoding="utf-8") as page_log:
         lines = cast("ILogObserver", logs.observer(page_log, "warn", "text"))
         globalLogBeginner.beginLoggingTo([lines], redirectStandardIO=False)
-        ended = lambda: Deferred.fromCoroutine(running.live()).addBoth(lambda _: reactor.stop())  # noqa: E731
-        reactor.callWhenRunning(ended)
+        reactor.callWhenRunning(
+            lambda: Deferred.fromCoroutine(running.live()).addBoth(lambda _: reactor.stop())
+        )
         reactor.run(installSignalHandlers=False)
     return running.fault
 

@@ -34,7 +34,7 @@ ADVICE: Final = {
 }
 
 
-class Socket(WebSocketClientProtocol):  # type: ignore[misc]
+class Socket(WebSocketClientProtocol):  # type: ignore[misc]  # Autobahn ships no types
     """One connection, made by Listener."""
 
     listener: Listener

@@ -135,7 +135,7 @@ class _AccountFile(Struct, frozen=True):
     client_email: str
     private_key: str
     private_key_id: str = ""
-    token_uri: str = "https://oauth2.googleapis.com/token"  # noqa: S105
+    token_uri: str = "https://oauth2.googleapis.com/token"  # noqa: S105  # an address
 
     def __repr__(self) -> str:
         return f"_AccountFile({self.client_email!r})"

@@ -83,7 +83,7 @@ def register(token: str, body: bytes, apps: Mapping[str, App], now: int) -> Devi
         return Refused("", str(error))
     except (ValueError, RecursionError):
         return Refused("", "the body is not JSON in UTF-8")
-    provider = PROVIDERS.get(told.platform)  # type: ignore[call-overload]
+    provider = PROVIDERS.get(told.platform)  # type: ignore[call-overload]  # any text: that is the check
     if provider is None:
         return Refused("platform", f"expected one of: {', '.join(PROVIDERS)}")
     return _checked(token, told, provider, apps, now)

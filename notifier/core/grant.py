@@ -39,7 +39,7 @@ class GrantError(Exception):
 class _Granted(Struct, frozen=True):
     access_token: str
     expires_in: float | str = 3600.0
-    token_type: str = "Bearer"  # noqa: S105
+    token_type: str = "Bearer"  # noqa: S105  # a word of the protocol
 
     def __repr__(self) -> str:
         return f"_Granted(expires_in={self.expires_in!r})"

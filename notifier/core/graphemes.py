@@ -99,7 +99,7 @@ def _sticks(before: str, kind: Kind) -> bool:
         return before == "cr" and kind == "lf"  # GB3 to GB5
     if kind in _AFTER or before == "prepend":
         return True  # GB9, GB9a, GB9b
-    return kind in _HANGUL.get(before, ())  # type: ignore[call-overload]
+    return kind in _HANGUL.get(before, ())  # type: ignore[call-overload]  # most kinds are no key
 
 
 def first(text: str, count: int) -> str:

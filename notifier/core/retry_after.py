@@ -38,7 +38,7 @@ def http_date(text: str, now: float) -> int | None:
         year -= 100 if year > this + 50 else 0
     second = int(match["second"])
     try:
-        day = datetime(year, month, int(match["day"]), int(match["hour"]), int(match["minute"]))  # noqa: DTZ001
+        day = datetime(year, month, int(match["day"]), int(match["hour"]), int(match["minute"]))  # noqa: DTZ001  # UTC
     except ValueError:
         return None
     return timegm(day.timetuple()) + second if second <= 60 else None  # 60: a leap second

@@ -140,7 +140,7 @@ class Publisher:
             self.calls.call("XADD", keys.FRONT_DOOR, "*", "event", event) for event in events
         ]
         answers: Any = await DeferredList(asked, consumeErrors=True)
-        return answers  # type: ignore[no-any-return]
+        return answers  # type: ignore[no-any-return]  # a Deferred tells no type
 
 
 def _told(own: str | None, answer: object) -> Result:
