@@ -416,6 +416,7 @@ LONG_X = base64.urlsafe_b64encode(b"\0" + P256.public_key().public_numbers().x.t
         (jwks(jwk(RSA, "a", e="AA")), "keys[0] is not a valid RSA public key"),
         (jwks(jwk(RSA, "a", n="/+/+")), "keys[0] is not a valid RSA public key"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "set",  # keys are random, names must not be
 )
 def test_bad_sets(data: bytes, said: str) -> None:
     with pytest.raises(KeyringError) as caught:
