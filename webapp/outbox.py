@@ -1,0 +1,125 @@
+"""The transactional outbox: what has to follow a change is written in the transaction of the change.
+
+The relay (webapp/relay.py) does it once that has committed, at least once, in the order of the ids for each key.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, Final, Literal
+
+import msgspec
+import redis
+from django.db import connections
+from msgspec import Struct
+
+from webapp import redis_clients, shards
+from webapp.models import Outbox
+
+Kind = Literal["event", "edge", "fanout", "withdraw"]
+
+CHANNEL: Final = "webapp:outbox"
+"""A message on it wakes the relays. It holds nothing, and may be lost."""
+STREAM: Final = "notifier:events"
+LANES: Final = 16
+"""Events go by lanes 0 to 15, tasks by 16 to 31: a long fan-out, or feeds that are down, hold no event up."""
+PARKED: Final = -1
+"""The lane of rows that nobody can make sense of. They are kept for whoever finds out why."""
+
+_GOLDEN: Final = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: spreads ids, whose last bits are mostly zeros
+_LOCKS: Final = 0x6F757462  # "outb": advisory locks of ours
+_SILENCE: Final = 1.0  # s without a wake-up after one failed
+_log: Final = logging.getLogger(__name__)
+
+# The lock makes the order of the ids of a key the order of its commits, so that a relay that sees one row has seen
+# all before it. It is held until the transaction ends, hence: put last, when all rows are locked that ever will be.
+_PUT: Final = (
+    "WITH held AS MATERIALIZED (SELECT pg_advisory_xact_lock(%s, %s)) "
+    f"INSERT INTO {Outbox._meta.db_table} (id, lane, kind, payload, created) "
+    "SELECT next_id(), %s, %s, %s, clock_timestamp() FROM held RETURNING id"
+)
+
+
+class Edge(Struct, frozen=True):
+    """Task "edge": `follower` follows `followee` from now on, or does so no more (`active` False)."""
+
+    follower: int
+    followee: int
+    active: bool
+
+
+class Fanout(Struct, frozen=True):
+    """Task "fanout": a photo was posted."""
+
+    photo: int
+    owner: int
+
+
+class Withdraw(Struct, frozen=True):
+    """Task "withdraw": a photo is gone, and so shall be the files it had in the storage."""
+
+    photo: int
+    owner: int
+    files: tuple[str, ...] = ()
+
+
+def put(kind: Kind, key: int, payload: Mapping[str, Any] | Struct) -> int:
+    """Writes a row on the current shard, in the transaction under way, and wakes the relays when that commits.
+
+    key      what is kept in order: the photo's id; for a follow the follower's
+    payload  kind "event": an event of docs/events.md without `id` and `time`; else an `Edge`, `Fanout`, `Withdraw`
+
+    Returns the id of the row: the event's id, and its time. Call it last in the transaction, after all other writes.
+    Raises RuntimeError outside a transaction.
+    """
+    if not connections[shards.current_node().primary].in_atomic_block:
+        raise RuntimeError("outbox.put() outside a transaction: the row would stand without its change")
+    values = (_LOCKS, _spread(key) >> 33, lane_of(kind, key), kind, msgspec.json.encode(payload).decode())
+    with shards.write_cursor() as cursor:
+        cursor.execute(_PUT, values)
+        row = cursor.fetchone()
+    announce()
+    return int(row[0])
+
+
+def announce() -> None:
+    """Wakes the relays when the transaction under way has committed; once, however often it is called."""
+    waiting = connections[shards.current_node().primary].run_on_commit
+    if not any(function is _wake for _, function, _ in waiting):
+        shards.on_commit(_wake)
+
+
+def lane_of(kind: Kind, key: int) -> int:
+    """The lane of a row: rows of one key, and either events or tasks, share one."""
+    return (_spread(key) >> 60) + (0 if kind == "event" else LANES)
+
+
+def time_of(row: int) -> str:
+    """The time in a row's id, RFC 3339 with milliseconds."""
+    return shards.datetime_of(row).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def event(row: int, payload: str) -> bytes:
+    """The event of a row as it goes to the stream: the same bytes however often it is sent."""
+    return b'{"id":"%d","time":"%s",%s' % (row, time_of(row).encode(), payload.lstrip()[1:].encode())
+
+
+def _spread(key: int) -> int:
+    return (key * _GOLDEN) & 0xFFFF_FFFF_FFFF_FFFF
+
+
+_silent_until = 0.0
+
+
+def _wake() -> None:
+    """A lost wake-up costs a second, a request that waits for a dead Redis costs more: so one try a second."""
+    global _silent_until
+    if time.monotonic() < _silent_until:
+        return
+    try:
+        redis_clients.client("events").publish(CHANNEL, b"")
+    except redis.RedisError as failure:
+        _silent_until = time.monotonic() + _SILENCE
+        _log.warning("the relays are not woken, they look themselves: %s", failure)

@@ -1,0 +1,217 @@
+"""The relay: takes what stands in the outboxes, brings events to the notifier and does tasks, and deletes the rows.
+
+Any number run side by side. What one was doing when it died is done again by the next, with the same ids and times.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+import psycopg2
+import redis
+from django.db import Error as DatabaseError
+from msgspec import Struct
+
+from webapp.claims import Row
+from webapp.outbox import LANES, STREAM, event
+from webapp.shards import milliseconds_of
+from webapp.tasks import Result
+
+PRESSURE: Final = "notifier:pressure"
+
+EVENTS: Final = range(LANES)
+TASKS: Final = range(LANES, 2 * LANES)
+OUTAGES: Final = (redis.RedisError, psycopg2.Error, DatabaseError)
+
+_log: Final = logging.getLogger(__name__)
+
+
+class Queue(Protocol):
+    """The outbox of one node; see webapp/claims.py."""
+
+    def take(self, lanes: range) -> list[Row]: ...
+
+    def finish(self, done: Sequence[Row], parked: Sequence[Row] = ()) -> None: ...
+
+    def release(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Events(Protocol):
+    """Where events go."""
+
+    def append(self, events: Sequence[bytes]) -> None:
+        """All of them, in order. After an error any part may have arrived. Raises redis.RedisError."""
+        ...
+
+    def pressed(self) -> bool:
+        """Whether the notifier asks to hold back. Raises redis.RedisError."""
+        ...
+
+
+class Doer(Protocol):
+    """Does tasks; see webapp/tasks.py."""
+
+    def run(self, rows: Sequence[Row]) -> Result: ...
+
+
+class Stream(Events):
+    """The notifier's stream. `clock` gives seconds."""
+
+    def __init__(self, client: redis.Redis, clock: Callable[[], float] = time.monotonic) -> None:
+        self._redis = client
+        self._clock = clock
+        self._look_at = 0.0
+        self._pressed = False
+
+    def append(self, events: Sequence[bytes]) -> None:
+        """One round trip for all."""
+        with self._redis.pipeline(transaction=False) as batch:
+            for one in events:
+                batch.execute_command("XADD", STREAM, "*", "event", one)
+            batch.execute()
+
+    def pressed(self) -> bool:
+        """Asks once a second, as docs/events.md ("Slowing down") wants it."""
+        if self._clock() >= self._look_at:
+            self._pressed = bool(self._redis.exists(PRESSURE))
+            self._look_at = self._clock() + 1.0
+        return self._pressed
+
+
+class Backoff:
+    """When to try again what failed: after 0.1 s, doubled with each failure up to 5 s, less up to half by chance."""
+
+    FIRST: Final = 0.1
+    MOST: Final = 5.0
+
+    def __init__(self, clock: Callable[[], float], chance: Callable[[], float]) -> None:
+        self._clock = clock
+        self._chance = chance
+        self.failures = 0
+        self.until = 0.0
+
+    @property
+    def over(self) -> bool:
+        """Whether it is time."""
+        return self._clock() >= self.until
+
+    def failed(self) -> None:
+        """Once more."""
+        delay = min(self.MOST, self.FIRST * 2.0 ** min(self.failures, 16))
+        self.failures += 1
+        self.until = self._clock() + delay * (1.0 - self._chance() / 2)
+
+    def worked(self) -> None:
+        """All is well again."""
+        self.failures, self.until = 0, 0.0
+
+
+class Figures(Struct):
+    """What a relay has done since it last told."""
+
+    counts: Counter[str]
+    lag_ms: int = 0
+
+
+class Relay:
+    """Moves what is in the outboxes of all nodes.
+
+    nodes   by name; events and tasks of each are taken in turn and wait for nobody else's trouble
+    clock   seconds, monotonic
+    now     milliseconds since 1970, to tell how late rows are
+    chance  0 to 1, for the jitter
+    """
+
+    def __init__(
+        self,
+        nodes: Mapping[str, Queue],
+        events: Events,
+        tasks: Doer,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = lambda: time.time() * 1000,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._nodes = nodes
+        self._events = events
+        self._tasks = tasks
+        self._now = now
+        self._parts = {(name, lanes): Backoff(clock, chance) for name in nodes for lanes in (EVENTS, TASKS)}
+        self.figures = Figures(Counter())
+
+    def once(self) -> int:
+        """One batch of events and one of tasks from every node. Returns how many rows are done; never raises outages."""
+        return sum(self._turn(name, lanes) for name, lanes in self._parts)
+
+    def close(self) -> None:
+        """Ends the connections to the nodes."""
+        for queue in self._nodes.values():
+            queue.close()
+
+    def _turn(self, name: str, lanes: range) -> int:
+        backoff, queue = self._parts[name, lanes], self._nodes[name]
+        if not backoff.over:
+            return 0
+        try:
+            moved, failure = self._move_events(queue) if lanes is EVENTS else self._do_tasks(queue)
+        except OUTAGES as outage:
+            queue.release()
+            moved, failure = 0, outage
+        except BaseException:
+            queue.release()
+            raise
+        self._note(name, lanes, backoff, failure)
+        return moved
+
+    def _move_events(self, queue: Queue) -> tuple[int, Exception | None]:
+        if self._events.pressed():
+            self.figures.counts["held back"] += 1
+            return 0, None
+        rows = queue.take(EVENTS)
+        if not rows:
+            return 0, None
+        known = [row for row in rows if row.kind == "event" and row.payload.startswith("{")]
+        strange = [row for row in rows if not (row.kind == "event" and row.payload.startswith("{"))]
+        for row in strange:
+            _log.error("outbox row %d of shard %d is no event: kind %r", row.id, row.shard, row.kind)
+        self._events.append([event(row.id, row.payload) for row in known])
+        queue.finish(known, strange)
+        self._count(known, len(strange))
+        return len(rows), None
+
+    def _do_tasks(self, queue: Queue) -> tuple[int, Exception | None]:
+        rows = queue.take(TASKS)
+        if not rows:
+            return 0, None
+        result = self._tasks.run(rows)
+        queue.finish(result.done, result.parked)
+        self._count(result.done, len(result.parked))
+        return len(result.done) + len(result.parked), result.failure
+
+    def _count(self, rows: Sequence[Row], parked: int) -> None:
+        counts = self.figures.counts
+        counts.update(row.kind for row in rows)
+        if parked:
+            counts["parked"] += parked
+        if rows:
+            oldest = min(row.id for row in rows)
+            self.figures.lag_ms = max(self.figures.lag_ms, int(self._now()) - milliseconds_of(oldest))
+
+    def _note(self, name: str, lanes: range, backoff: Backoff, failure: Exception | None) -> None:
+        what = f"{'events' if lanes is EVENTS else 'tasks'} of {name}"
+        if failure is None:
+            if backoff.failures:
+                _log.warning("%s: they move again", what)
+                backoff.worked()
+            return
+        if not backoff.failures:
+            _log.warning("%s: kept, and tried again: %s: %s", what, type(failure).__name__, failure)
+        self.figures.counts["failures"] += 1
+        backoff.failed()

@@ -1,0 +1,130 @@
+"""What the relay does for rows that are no events: the reverse index of follows, and the feeds.
+
+Each may be done any number of times. Rows that fail stay in the outbox, the others go on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Protocol
+
+import msgspec
+import redis
+from django.db import InterfaceError
+from django.db import OperationalError as DatabaseOutage
+
+from webapp.claims import Row
+from webapp.feeds import Feeds
+from webapp.outbox import Edge, Fanout, Withdraw
+
+_log: Final = logging.getLogger(__name__)
+OUTAGES: Final = (redis.ConnectionError, redis.TimeoutError, DatabaseOutage, InterfaceError)
+_TASKS: Final[dict[str, Any]] = {"edge": Edge, "fanout": Fanout, "withdraw": Withdraw}
+
+
+class Change(msgspec.Struct, frozen=True):
+    """An edge, and the id of the row that told of it: of two changes of one edge the greater stands."""
+
+    id: int
+    edge: Edge
+
+
+class Edges(Protocol):
+    """The reverse index: who follows somebody, on the shard of the one who is followed."""
+
+    def shard_of(self, followee: int) -> int:
+        """The shard of a person. Raises ValueError where there is no such shard."""
+        ...
+
+    def apply(self, shard: int, changes: Sequence[Change]) -> None:
+        """Brings changes to a shard, whole and committed, whichever order they come in, and counts followers."""
+        ...
+
+
+class Result(msgspec.Struct):
+    """What became of rows: those named nowhere failed and stay. `failure` is one of the reasons."""
+
+    done: list[Row]
+    parked: list[Row]
+    failure: Exception | None = None
+
+
+class Tasks:
+    """Does tasks of the kinds edge, fanout and withdraw.
+
+    delete_file  removes a file of the photo storage by name; one that is gone already is no error
+    """
+
+    def __init__(self, edges: Edges, feeds: Feeds, delete_file: Callable[[str], None]) -> None:
+        self._edges = edges
+        self._feeds = feeds
+        self._delete_file = delete_file
+
+    def run(self, rows: Iterable[Row]) -> Result:
+        """Does all it can."""
+        result = Result([], [])
+        edges: dict[int, list[tuple[Row, Edge]]] = defaultdict(list)
+        photos: list[tuple[Row, Fanout | Withdraw]] = []
+        for row in rows:
+            try:
+                task = msgspec.json.decode(row.payload, type=_TASKS[row.kind])
+                if isinstance(task, Edge):
+                    edges[self._edges.shard_of(task.followee)].append((row, task))
+                else:
+                    photos.append((row, task))
+            except (KeyError, ValueError) as fault:  # msgspec's errors are ValueErrors
+                _log.error("outbox row %d of shard %d cannot be understood: %s", row.id, row.shard, fault)
+                result.parked.append(row)
+        for shard, follows in edges.items():
+            self._follows(shard, follows, result)
+        self._photos(photos, result)
+        return result
+
+    def _follows(self, shard: int, follows: Sequence[tuple[Row, Edge]], result: Result) -> None:
+        """First the index, committed; then the feeds, so that no photo falls between the two.
+
+        One posted before the commit is among the newest when the feed is written, one posted after it is fanned out
+        to a follower who stands in the index.
+        """
+        last = {(edge.follower, edge.followee): (row, edge) for row, edge in follows}
+        try:
+            self._edges.apply(shard, [Change(row.id, edge) for row, edge in last.values()])
+            for _, edge in last.values():
+                change = self._feeds.followed if edge.active else self._feeds.unfollowed
+                change(edge.follower, edge.followee)
+        except Exception as failure:
+            result.failure = _told(failure)
+        else:
+            result.done += (row for row, _ in follows)
+
+    def _photos(self, photos: Sequence[tuple[Row, Fanout | Withdraw]], result: Result) -> None:
+        failed: set[int] = set()
+        for row, task in photos:
+            if task.photo in failed:
+                continue  # a photo is not withdrawn before it was brought out
+            try:
+                self._photo(task)
+            except Exception as failure:
+                result.failure = _told(failure)
+                failed.add(task.photo)
+                if isinstance(failure, OUTAGES):
+                    return
+            else:
+                result.done.append(row)
+
+    def _photo(self, task: Fanout | Withdraw) -> None:
+        if isinstance(task, Fanout):
+            self._feeds.fan_out(task.owner, task.photo)
+            return
+        self._feeds.withdraw(task.owner, task.photo)
+        for file in task.files:
+            self._delete_file(file)
+
+
+def _told(failure: Exception) -> Exception:
+    """A failure that is no outage is a bug or a broken part: it is logged with its place."""
+    if not isinstance(failure, OUTAGES):
+        _log.error("a task failed: %s", failure, exc_info=failure)
+    return failure
