@@ -1,0 +1,230 @@
+// The bell: the person's notifier, its list, its badge and its messages. All that stands in a row was written by others.
+
+import {make, say, unseen} from "./element.js";
+import {nothing} from "./endless.js";
+import {Notifier} from "./notifier.js";
+import {face} from "./people.js";
+import {photos} from "./photos.js";
+import {session} from "./session.js";
+import {toast} from "./toasts.js";
+import {did, leads, when, who} from "./words.js";
+
+const LOOKING = 60_000;          // ms since the last input during which a person counts as looking
+const GATHER = 400;              // ms in which what comes together becomes one message
+const CALM = 800;                // ms that a connection may be on its way before anybody is told
+
+const STATES = {
+  idle: ["Not connected", "off"],
+  connecting: ["Connecting…", "wait"],
+  live: ["Live", "live"],
+  waiting: ["Offline", "off"],
+  stopped: ["Not connected", "off"],
+};
+
+export class Bell {
+  #button; #badge; #panel; #list; #empty; #state; #retry; #readAll; #said;
+  #notifier = null; #inputAt = -Infinity; #new = new Set(); #drawing = false; #gathered = []; #retryAt = 0; #calm = null;
+
+  constructor() {
+    const part = (id) => document.getElementById(id);
+    [this.#button, this.#badge, this.#panel, this.#list] = [part("bell"), part("badge"), part("notices"), part("rows")];
+    [this.#empty, this.#state, this.#retry, this.#readAll, this.#said] = [part("no-rows"), part("line"), part("retry"), part("read-all"), part("unread")];
+    this.#empty.append(nothing("All quiet", "When somebody likes, comments or follows, you hear of it here at once."));
+    this.#wire();
+    setInterval(() => this.#count(), 1_000);
+  }
+
+  // -- life
+
+  /** Follows this person's inbox; `site`: where. Nothing to follow without an address. */
+  open(site) {
+    this.close();
+    this.#button.hidden = !site.websocket;
+    if (!site.websocket) return;
+    const {me} = session;
+    this.#notifier = new Notifier({
+      websocket: site.websocket, api: site.api || null, person: me.id, active: () => this.#looking,
+      token: () => (session.me?.id === me.id ? session.token : null),
+    });
+    this.#notifier.addEventListener("change", () => this.#plan());
+    this.#notifier.addEventListener("notification", ({detail}) => this.#news(detail));
+    this.#notifier.addEventListener("state", ({detail}) => this.#enter(detail));
+    this.#notifier.start();
+  }
+
+  /** Nobody is signed in, or somebody else: an old list is nobody's business. */
+  close() {
+    this.#notifier?.close();
+    this.#notifier = null;
+    this.#new.clear();
+    this.#gathered = [];
+    if (this.#opened) this.#panel.hidePopover();
+    this.#list.replaceChildren();
+    this.#badge.hidden = this.#button.hidden = true;
+    this.titled();
+  }
+
+  /** The page's title has changed: what is unread stands before it. */
+  titled() {
+    const unread = this.#notifier?.unread ?? 0;
+    const plain = document.title.replace(/^\(\d+\+?\) /, "");
+    document.title = unread > 0 ? `(${unread > 99 ? "99+" : unread}) ${plain}` : plain;
+  }
+
+  get #opened() { return this.#panel.matches(":popover-open"); }
+
+  /** Rows are seen by whoever has the list open and has moved within the last minute. */
+  get #looking() {
+    return document.visibilityState === "visible" && this.#opened && Date.now() - this.#inputAt < LOOKING;
+  }
+
+  #wire() {
+    for (const kind of ["pointerdown", "pointermove", "keydown", "wheel", "touchstart"]) {
+      this.#panel.addEventListener(kind, () => this.#input(), {passive: true});
+    }
+    this.#button.addEventListener("click", () => this.#input());
+    this.#panel.addEventListener("toggle", ({newState}) => this.#toggled(newState === "open"));
+    this.#readAll.addEventListener("click", () => this.#notifier?.readAll());
+    this.#retry.addEventListener("click", () => this.#notifier?.start());
+    this.#list.addEventListener("keydown", (event) => this.#rove(event));
+  }
+
+  #input() {
+    this.#inputAt = Date.now();
+    this.#notifier?.look();
+  }
+
+  #toggled(open) {
+    if (open) {
+      this.#input();
+      // What was new when the list was opened stays marked until it is closed; for the server it is seen.
+      for (const {id, seq} of this.#notifier?.rows ?? []) if (seq > this.#notifier.seenUpTo) this.#new.add(id);
+      this.#notifier?.seen();
+      this.#draw();
+      (this.#list.querySelector("a") ?? this.#panel).focus({preventScroll: true});
+    } else {
+      this.#new.clear();
+      this.#notifier?.look();
+    }
+  }
+
+  /** One tab stop for the whole list; the arrows move in it. */
+  #rove(event) {
+    const links = [...this.#list.querySelectorAll("a")];
+    const at = links.indexOf(document.activeElement);
+    const to = {ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: links.length - 1}[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    links[Math.max(0, Math.min(to, links.length - 1))]?.focus();
+  }
+
+  // -- the connection
+
+  #enter({state, delay = 0, reason = ""}) {
+    clearTimeout(this.#calm);
+    this.#retryAt = Date.now() + delay;
+    const tell = () => {
+      const [words, tone] = STATES[state];
+      this.#state.dataset.tone = tone;
+      this.#button.dataset.line = tone;
+      this.#state.title = reason;
+      say(this.#state.firstElementChild, words);
+      this.#retry.hidden = state !== "waiting" && state !== "stopped";
+      this.#count();
+    };
+    // A short break is none of anybody's concern.
+    if (state === "connecting") this.#calm = setTimeout(tell, CALM);
+    else tell();
+  }
+
+  /** The seconds are for eyes: a screen reader would say each. */
+  #count() {
+    const rest = this.#state.lastElementChild;
+    const waiting = this.#notifier?.state === "waiting";
+    say(rest, waiting ? `, trying again in ${Math.max(1, Math.ceil((this.#retryAt - Date.now()) / 1000))} s` : "");
+  }
+
+  // -- what came
+
+  #news(row) {
+    if (row.object?.type === "photo") photos.refresh(row.object.id);
+    else if (row.object?.url?.startsWith("/p/")) photos.refresh(row.object.url.slice(3).split("#")[0]);
+    if (this.#opened) {
+      this.#new.add(row.id);
+      return;
+    }
+    this.#gathered.push(row);
+    if (this.#gathered.length === 1) setTimeout(() => this.#toast(), GATHER);
+  }
+
+  #toast() {
+    const rows = this.#gathered.splice(0);
+    const row = rows.at(-1);
+    if (row === undefined || this.#opened) return;
+    const words = `${who(row)} ${did(row, session.me?.name)}`;
+    const more = rows.length > 1 ? ` (and ${rows.length - 1} more)` : "";
+    toast(words + more, {href: leads(row), face: face(row.actors[0], "small"), picture: thumbnail(row)});
+    this.#button.classList.remove("rung");
+    requestAnimationFrame(() => this.#button.classList.add("rung"));
+  }
+
+  // -- what is shown
+
+  /** Draw soon, once for many changes. Not by animation frame: a hidden tab's title counts too. */
+  #plan() {
+    if (this.#drawing) return;
+    this.#drawing = true;
+    setTimeout(() => {
+      this.#drawing = false;
+      this.#draw();
+    }, 16);
+  }
+
+  #draw() {
+    if (this.#notifier === null) return;
+    const {rows, unread} = this.#notifier;
+    this.#badge.hidden = unread <= 0;
+    say(this.#badge, unread > 99 ? "99+" : String(unread));
+    say(this.#said, unread > 0 ? `, ${unread} unread` : "");
+    this.#readAll.disabled = unread <= 0;
+    this.#empty.hidden = rows.length > 0;
+    if (this.#opened) this.#rows(rows);
+    this.titled();
+  }
+
+  #rows(rows) {
+    const held = document.activeElement?.closest("#rows li")?.dataset.id;
+    const fresh = rows.filter(({id}) => this.#new.has(id));
+    const rest = rows.filter(({id}) => !this.#new.has(id));
+    const heading = (words) => make("li.heading", {role: "presentation"}, words);
+    this.#list.replaceChildren(
+      ...(fresh.length > 0 ? [heading("New"), ...fresh.map((row) => this.#row(row))] : []),
+      ...(fresh.length > 0 && rest.length > 0 ? [heading("Earlier")] : []),
+      ...rest.map((row) => this.#row(row)));
+    const links = [...this.#list.querySelectorAll("a")];
+    links.forEach((link, at) => { link.tabIndex = at === 0 ? 0 : -1; });
+    if (held) this.#list.querySelector(`[data-id="${CSS.escape(held)}"] a`)?.focus({preventScroll: true});
+  }
+
+  #row(row) {
+    const link = make("a.notice", {href: leads(row), onclick: () => this.#open(row)},
+      face(row.actors[0]),
+      make("span.say", {},
+        unseen(row.read ? "" : "Unread: "), make("b", {}, who(row)), ` ${did(row, session.me?.name)} `,
+        row.text ? make("q.text", {}, row.text) : null, when(row.time)),
+      thumbnail(row), make("span.dot", {"aria-hidden": "true"}));
+    const item = make(`li${row.read ? "" : ".unread"}`, {}, link);
+    item.dataset.id = row.id;
+    return item;
+  }
+
+  #open({id}) {
+    this.#notifier?.read([id]);
+    this.#panel.hidePopover();
+  }
+}
+
+function thumbnail({object}) {
+  const {image} = object ?? {};
+  return image ? make("img.thumbnail", {src: image, alt: "", decoding: "async", onerror: ({target}) => target.remove()}) : null;
+}

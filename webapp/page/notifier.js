@@ -1,0 +1,1 @@
+../../clients/js/notifier.js

@@ -1,0 +1,63 @@
+// What one says of oneself, one's picture, and the way out.
+
+import {make, say} from "../element.js";
+import {nothing} from "../endless.js";
+import {field, sending} from "../form.js";
+import {face, people} from "../people.js";
+import {api, session} from "../session.js";
+import {toast} from "../toasts.js";
+
+export function settings({titled}) {
+  titled("Settings");
+  const {me} = session;
+  const button = make("button.primary", {type: "submit"}, "Save");
+  const fault = make("p.fault", {role: "alert"});
+  const form = make("form", {},
+    field("What people call you", "display_name", {value: me.display_name ?? "", maxLength: 60, autocomplete: "name"}),
+    field("About you", "bio", {rows: 3, value: me.bio ?? "", maxLength: 300}, "300 characters at most."),
+    fault, button);
+  sending(form, button, fault, async ({display_name: shown, bio}) => {
+    adopt(await api.patch("/api/me", {display_name: shown.trim(), bio: bio.trim()}));
+    toast("Saved.");
+  });
+  return make("section.narrow", {"aria-labelledby": "page-title"},
+    make("h1", {id: "page-title"}, "Settings"), portrait(), form, make("hr"),
+    make("button.plain", {type: "button", onclick: () => session.leave()}, `Log out ${me.name}`));
+}
+
+function adopt(person) {
+  if (!person) return;
+  session.update(person);
+  people.keep(person);
+}
+
+/** One's own picture, and the way to another. */
+function portrait() {
+  const shown = make("div.portrait", {});
+  const fault = make("p.fault", {role: "alert"});
+  const input = make("input.unseen", {type: "file", id: "portrait", accept: "image/jpeg,image/png,image/webp"});
+  const draw = () => shown.replaceChildren(face(session.me, "huge"), make("label.plain", {htmlFor: "portrait"}, "Change picture"));
+  input.addEventListener("change", async () => {
+    const [file] = input.files;
+    if (!file) return;
+    say(fault, "");
+    const form = new FormData();
+    form.append("file", file, file.name);
+    try {
+      adopt(await api.upload("PUT", "/api/me/avatar", form) ?? await api.get("/api/me"));
+      draw();
+      toast("That is you now.");
+    } catch (problem) {
+      say(fault, `Not changed. ${Object.values(problem.fields ?? {})[0] ?? problem.message}`);
+    }
+    input.value = "";
+  });
+  draw();
+  return make("div", {}, input, shown, fault);
+}
+
+export function missing({titled}) {
+  titled("Not found");
+  return make("section.narrow", {"aria-labelledby": "page-title"}, make("h1.unseen", {id: "page-title"}, "Not found"),
+    nothing("There is nothing here", "The address leads nowhere; perhaps it was cut short.", make("a.primary", {href: "/"}, "Back home")));
+}
