@@ -1,4 +1,4 @@
-"""The reverse index of follows: who follows somebody, on that one's shard. Following, on the follower's, is the truth."""
+"""The reverse index of follows: who follows somebody, on that one's shard. On the follower's is the truth."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ from collections.abc import Sequence
 from typing import Final
 
 from webapp import shards
-from webapp.models import Follower, Person
 from webapp.tasks import Change
 
 # Locked in one order, so that two relays never wait for each other; and before the next statement looks at what is
 # there, so that none counts what another is changing.
-_LOCK: Final = f"SELECT id FROM {Person._meta.db_table} WHERE id = ANY(%s::bigint[]) ORDER BY id FOR UPDATE"
-_APPLY: Final = f"""
+_LOCK: Final = "SELECT id FROM person WHERE id = ANY(%s::bigint[]) ORDER BY id FOR UPDATE"
+_APPLY: Final = """
 WITH new AS (
   SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::boolean[])
   AS new(followee_id, follower_id, change, active)
 ), old AS (
-  SELECT followee_id, follower_id, there.active FROM {Follower._meta.db_table} AS there
+  SELECT followee_id, follower_id, there.active FROM follower AS there
   JOIN new USING (followee_id, follower_id)
 ), changed AS (
-  INSERT INTO {Follower._meta.db_table} AS there (followee_id, follower_id, change, active)
+  INSERT INTO follower AS there (followee_id, follower_id, change, active)
   SELECT followee_id, follower_id, change, active FROM new
   ON CONFLICT (followee_id, follower_id) DO UPDATE SET change = excluded.change, active = excluded.active
   WHERE there.change < excluded.change
@@ -29,8 +28,8 @@ WITH new AS (
   SELECT followee_id, sum(changed.active::int - coalesce(old.active, false)::int) AS more
   FROM changed LEFT JOIN old USING (followee_id, follower_id) GROUP BY followee_id
 )
-UPDATE {Person._meta.db_table} SET followers = followers + more FROM counted WHERE id = followee_id AND more <> 0
-"""  # noqa: S608  # names of tables
+UPDATE person SET followers = followers + more FROM counted WHERE id = followee_id AND more <> 0
+"""
 
 
 class PostgresEdges:
@@ -53,7 +52,8 @@ class PostgresEdges:
             people = {person for (person,) in cursor.fetchall()}
             kept = [change for change in changes if change.edge.followee in people]
             columns = zip(
-                *((one.edge.followee, one.edge.follower, one.id, one.edge.active) for one in kept), strict=True
+                *((one.edge.followee, one.edge.follower, one.id, one.edge.active) for one in kept),
+                strict=True,
             )
             if kept:
                 cursor.execute(_APPLY, [list(column) for column in columns])

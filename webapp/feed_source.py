@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 from webapp.feeds import CHUNK, Entry
-from webapp.models import Follower, Following, Person, Photo
 from webapp.shards import each_node, primary_only, read_cursor, shard, shard_of
 
 MOST_FOLLOWED: Final = 7500
 """People whose photos a feed is built from: those followed last."""
 
-_FOLLOWING: Final = (
-    f"SELECT followee_id FROM {Following._meta.db_table} WHERE follower_id = %s ORDER BY id DESC LIMIT {MOST_FOLLOWED}"
-)
+_FOLLOWING: Final = "SELECT followee_id FROM following WHERE follower_id = %s ORDER BY id DESC LIMIT %s"
 _FOLLOWING_OF: Final = (
-    f"SELECT followee_id FROM {Following._meta.db_table} WHERE follower_id = %s AND followee_id = ANY(%s::bigint[])"
+    "SELECT followee_id FROM following WHERE follower_id = %s AND followee_id = ANY(%s::bigint[])"
 )
 _FOLLOWERS: Final = (
-    f"SELECT follower_id FROM {Follower._meta.db_table} WHERE followee_id = %s AND active AND follower_id > %s"
-    f" ORDER BY follower_id LIMIT {CHUNK}"
+    "SELECT follower_id FROM follower WHERE followee_id = %s AND active AND follower_id > %s"
+    " ORDER BY follower_id LIMIT %s"
 )
-_SIZE: Final = f"SELECT followers FROM {Person._meta.db_table} WHERE id = %s"
+_SIZE: Final = "SELECT followers FROM person WHERE id = %s"
 # The newest of each owner by the index on (owner, id); the newest of all of a shard; then of a node.
 _NEWEST: Final = (
     "SELECT photo.id, owner.id AS owner FROM unnest(%(owners)s::bigint[]) AS owner(id), LATERAL ("
-    f"SELECT id FROM {{schema}}.{Photo._meta.db_table} WHERE owner_id = owner.id AND id < %(before)s"
+    "SELECT id FROM {schema}.photo WHERE owner_id = owner.id AND id < %(before)s"
     " ORDER BY id DESC LIMIT %(limit)s) AS photo ORDER BY photo.id DESC LIMIT %(limit)s"
 )
 _LAST_ID: Final = 2**63 - 1
@@ -38,7 +35,7 @@ class PostgresSource:
     def following(self, person: int) -> list[int]:
         """Whom `person` follows, the newest first, at most 7 500."""
         with primary_only(), shard(shard_of(person)), read_cursor() as cursor:
-            cursor.execute(_FOLLOWING, [person])
+            cursor.execute(_FOLLOWING, [person, MOST_FOLLOWED])
             return [followee for (followee,) in cursor.fetchall()]
 
     def following_of(self, person: int, owners: Iterable[int]) -> set[int]:
@@ -52,7 +49,7 @@ class PostgresSource:
         last = 0
         while True:
             with primary_only(), shard(shard_of(owner)), read_cursor() as cursor:
-                cursor.execute(_FOLLOWERS, [owner, last])
+                cursor.execute(_FOLLOWERS, [owner, last, CHUNK])
                 portion = [follower for (follower,) in cursor.fetchall()]
             if portion:
                 yield portion
@@ -70,7 +67,7 @@ class PostgresSource:
     def newest(self, owners: Sequence[int], before: int | None, limit: int) -> list[Entry]:
         """The newest photos of all these together, older than photo `before`; newest first."""
         found: list[Entry] = []
-        values = {"before": _LAST_ID if before is None else before, "limit": limit}
+        values: dict[str, Any] = {"before": _LAST_ID if before is None else before, "limit": limit}
         for node in each_node(primary=True):
             here = set(node.place.shards)
             values["owners"] = [owner for owner in owners if shard_of(owner) in here]

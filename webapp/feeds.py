@@ -5,6 +5,7 @@ PostgreSQL has the truth. A feed is a cache of it, and a photo that should not b
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import secrets

@@ -16,7 +16,6 @@ from django.db import connections
 from msgspec import Struct
 
 from webapp import redis_clients, shards
-from webapp.models import Outbox
 
 Kind = Literal["event", "edge", "fanout", "withdraw"]
 
@@ -37,7 +36,7 @@ _log: Final = logging.getLogger(__name__)
 # all before it. It is held until the transaction ends, hence: put last, when all rows are locked that ever will be.
 _PUT: Final = (
     "WITH held AS MATERIALIZED (SELECT pg_advisory_xact_lock(%s, %s)) "
-    f"INSERT INTO {Outbox._meta.db_table} (id, lane, kind, payload, created) "
+    "INSERT INTO outbox (id, lane, kind, payload, created) "
     "SELECT next_id(), %s, %s, %s, clock_timestamp() FROM held RETURNING id"
 )
 

@@ -74,7 +74,7 @@ class Stream(Events):
         """One round trip for all."""
         with self._redis.pipeline(transaction=False) as batch:
             for one in events:
-                batch.execute_command("XADD", STREAM, "*", "event", one)
+                batch.xadd(STREAM, {"event": one})
             batch.execute()
 
     def pressed(self) -> bool:
@@ -147,7 +147,7 @@ class Relay:
         self.figures = Figures(Counter())
 
     def once(self) -> int:
-        """One batch of events and one of tasks from every node. Returns how many rows are done; never raises outages."""
+        """One batch of events and one of tasks from every node. Returns how many rows are done; raises no outage."""
         return sum(self._turn(name, lanes) for name, lanes in self._parts)
 
     def close(self) -> None:

@@ -11,7 +11,6 @@ from django.db import connections
 from webapp.claims import Claims
 from webapp.edges import PostgresEdges
 from webapp.feeds import home_feeds
-from webapp.models import Outbox
 from webapp.redis_clients import client
 from webapp.relay import Relay, Stream
 from webapp.shards import NodePlace, layout, schema
@@ -33,7 +32,7 @@ def relay_of() -> Relay:
 
 
 def _tables(place: NodePlace) -> dict[int, str]:
-    return {shard: f"{schema(shard)}.{Outbox._meta.db_table}" for shard in place.shards}
+    return {shard: f"{schema(shard)}.outbox" for shard in place.shards}
 
 
 def _connector(place: NodePlace) -> Callable[[], Any]:
