@@ -1,0 +1,53 @@
+"""Fixtures of the photo API's tests: Django on real servers, its tables and Redis empty for each test.
+
+Ask for `db` to use the database, for `replicated` to have a streaming replica as well.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import django
+import pytest
+
+os.environ["DJANGO_SETTINGS_MODULE"] = "webapp.settings"
+os.environ.pop("WEBAPP_CONFIG", None)
+django.setup()
+
+from django.db import connections  # noqa: E402  # only now can what needs settings be imported
+
+from tests.servers import Valkey  # noqa: E402
+from tests.webapp.stack import Stack  # noqa: E402
+from webapp.shards.migrating import migrate_all  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def stack(valkey: Valkey) -> Iterator[Stack]:
+    """PostgreSQL, migrated, and Valkey: shared by all tests of a process."""
+    found = Stack(valkey.url)
+    try:
+        found.primary.start()
+        found.write()
+        migrate_all()
+        yield found
+    finally:
+        found.stop()
+
+
+@pytest.fixture
+def db(stack: Stack, redis_url: str) -> Iterator[Stack]:
+    """The shared servers, emptied."""
+    stack.empty()
+    yield stack
+    connections.close_all()
+
+
+@pytest.fixture
+def replicated(db: Stack) -> Iterator[Stack]:
+    """The shared servers, emptied, with a streaming replica that is read from."""
+    if not db.replica.running:
+        db.replica.start()
+    db.write(replicated=True)
+    yield db
+    db.write()

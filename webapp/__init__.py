@@ -1,0 +1,1 @@
+"""The photo API: a small photo-sharing service whose likes, comments and follows become notifications."""

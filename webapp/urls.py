@@ -1,0 +1,7 @@
+"""Which address is answered by what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+urlpatterns: list[Any] = []
