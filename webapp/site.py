@@ -1,13 +1,20 @@
-"""What browsers are given of the site: which files, which addresses are pages of it, and what those may load."""
+"""The site for browsers: which files it is, which addresses are pages of it, and what those may load."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Final
 from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from django.utils.cache import get_conditional_response
+from django.views.decorators.http import require_safe
 
 TYPES: Final[Mapping[str, str]] = {
     "css": "text/css; charset=utf-8",
@@ -60,3 +67,37 @@ def origin(url: str) -> str:
     """Scheme and authority of an address; "" for none."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}" if parts.netloc else ""
+
+
+@require_safe
+def page(request: HttpRequest) -> HttpResponseBase:
+    """Any page of the site; what it shows, the browser finds out."""
+    return _answer(request, INDEX)
+
+
+@require_safe
+def static(request: HttpRequest, name: str) -> HttpResponseBase:
+    """A file of the site. Raises Http404 for others."""
+    return _answer(request, name)
+
+
+def _answer(request: HttpRequest, name: str) -> HttpResponseBase:
+    if (found := _files().get(name)) is None:
+        raise Http404
+    kind, content, tag = found
+    answer = HttpResponse(content, content_type=kind, headers={**HEADERS, "ETag": tag})
+    answer.headers["Content-Security-Policy"] = _policy()
+    return get_conditional_response(request, etag=tag, response=answer) or answer
+
+
+@cache
+def _files() -> Mapping[str, tuple[str, bytes, str]]:
+    return {
+        name: (kind, content, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+        for name, (kind, content) in page_files().items()
+    }
+
+
+def _policy() -> str:
+    told, photos = settings.CONFIG.notifier, settings.CONFIG.photos
+    return security_policy(told.websocket, told.api, told.sandbox, photos.cdn_url)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from django.urls import URLPattern, URLResolver, path, re_path
 
-urlpatterns: list[Any] = []
+from webapp import site
+
+urlpatterns: list[URLPattern | URLResolver] = [
+    re_path(f"^{site.PAGES.pattern.removeprefix('/')}$", site.page),
+    path("static/<path:name>", site.static),
+]

@@ -60,14 +60,14 @@ async function connect() {
   bell.close();
   phones.close();
   if (session.me === null) return;
-  const {me} = session;
+  const {id} = session.me;
   try {
     session.site = await api.get("/api/site");
   } catch {
-    setTimeout(() => { if (session.me === me) connect(); }, AGAIN);
+    setTimeout(() => { if (session.me?.id === id) connect(); }, AGAIN);
     return;
   }
-  if (session.me !== me) return;
+  if (session.me?.id !== id) return;
   bell.open(session.site);
   phones.open(session.site);
 }

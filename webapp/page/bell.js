@@ -23,7 +23,7 @@ const STATES = {
 
 export class Bell {
   #button; #badge; #panel; #list; #empty; #state; #retry; #readAll; #said;
-  #notifier = null; #inputAt = -Infinity; #new = new Set(); #drawing = false; #gathered = []; #retryAt = 0; #calm = null;
+  #notifier = null; #inputAt = -Infinity; #new = new Set(); #drawing = false; #gathered = []; #toasts = []; #retryAt = 0; #calm = null;
 
   constructor() {
     const part = (id) => document.getElementById(id);
@@ -96,6 +96,7 @@ export class Bell {
 
   #toggled(open) {
     if (open) {
+      for (const close of this.#toasts.splice(0)) close();
       this.#input();
       // What was new when the list was opened stays marked until it is closed; for the server it is seen.
       for (const {id, seq} of this.#notifier?.rows ?? []) if (seq > this.#notifier.seenUpTo) this.#new.add(id);
@@ -139,7 +140,7 @@ export class Bell {
 
   /** The seconds are for eyes: a screen reader would say each. */
   #count() {
-    const rest = this.#state.lastElementChild;
+    const rest = document.getElementById("rest");
     const waiting = this.#notifier?.state === "waiting";
     say(rest, waiting ? `, trying again in ${Math.max(1, Math.ceil((this.#retryAt - Date.now()) / 1000))} s` : "");
   }
@@ -163,7 +164,7 @@ export class Bell {
     if (row === undefined || this.#opened) return;
     const words = `${who(row)} ${did(row, session.me?.name)}`;
     const more = rows.length > 1 ? ` (and ${rows.length - 1} more)` : "";
-    toast(words + more, {href: leads(row), face: face(row.actors[0], "small"), picture: thumbnail(row)});
+    this.#toasts.push(toast(words + more, {href: leads(row), face: face(row.actors[0], "small"), picture: thumbnail(row)}));
     this.#button.classList.remove("rung");
     requestAnimationFrame(() => this.#button.classList.add("rung"));
   }

@@ -7,7 +7,7 @@ const MOST = 3;
 
 /**
  * Says something. `tone`: "note" or "fault"; `action` and `act`: a button; `face` and `picture`: elements beside it;
- * `href`: where it leads.
+ * `href`: where it leads. Gives a function that takes it away.
  */
 export function toast(text, {tone = "note", action = null, act = null, face = null, picture = null, href = null} = {}) {
   const region = document.getElementById("toasts");
@@ -28,4 +28,5 @@ export function toast(text, {tone = "note", action = null, act = null, face = nu
   }
   region.append(node);
   while (region.children.length > MOST) region.firstElementChild.remove();
+  return close;
 }

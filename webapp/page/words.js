@@ -5,13 +5,13 @@ import {make} from "./element.js";
 const relative = new Intl.RelativeTimeFormat("en", {numeric: "auto"});
 const compact = new Intl.NumberFormat("en", {notation: "compact", maximumFractionDigits: 1});
 const day = new Intl.DateTimeFormat("en", {day: "numeric", month: "long", year: "numeric"});
-const STEPS = [[60, "second", 1], [3600, "minute", 60], [86_400, "hour", 3600], [604_800, "day", 86_400]];
-const SHORT = {second: "s", minute: "m", hour: "h", day: "d"};
+const STEPS = [[3600, "minute", 60], [86_400, "hour", 3600], [604_800, "day", 86_400]];
+const SHORT = {minute: "m", hour: "h", day: "d"};
 
 /** "just now", "3 minutes ago", and from a week on the date. */
 export function ago(time, now = Date.now()) {
   const seconds = (now - Date.parse(time)) / 1000;
-  if (seconds < 10) return "just now";
+  if (seconds < 60) return "just now";
   const step = STEPS.find(([most]) => seconds < most);
   return step ? relative.format(-Math.floor(seconds / step[2]), step[1]) : day.format(new Date(time));
 }
@@ -19,7 +19,7 @@ export function ago(time, now = Date.now()) {
 /** The same in small: "now", "3m", "2d", "5w". */
 export function briefly(time, now = Date.now()) {
   const seconds = (now - Date.parse(time)) / 1000;
-  if (seconds < 10) return "now";
+  if (seconds < 60) return "now";
   const step = STEPS.find(([most]) => seconds < most);
   return step ? `${Math.floor(seconds / step[2])}${SHORT[step[1]]}` : `${Math.floor(seconds / 604_800)}w`;
 }

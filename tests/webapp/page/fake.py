@@ -73,6 +73,11 @@ class FakeApi:
 
     # -- to set a scene
 
+    def clear(self) -> None:
+        """Nobody, nothing, and a good mood. Numbers go on: to the notifier everybody is new."""
+        for kept in (self.people, self.photos, self.media, self.failing, self.slow, self.asked):
+            kept.clear()
+
     def person(self, name: str, shown: str = "", bio: str = "") -> Person:
         made = self.people[name] = Person(str(next(self._numbers)), name, shown, bio)
         return made

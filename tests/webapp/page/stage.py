@@ -16,6 +16,8 @@ from tests.sandboxes import SandboxProcess
 from tests.servers import Valkey
 from tests.webapp.page.fake import HOST, FakeApi, FakeServer, Person
 
+# Phones are told though a page is open, as in the demo.
+ALWAYS: Final = "".join(f'[types.{kind}]\npush = "always"\n' for kind in ("follow", "like", "comment"))
 KEPT: Final = "glimpse"  # what webapp/page/session.js keeps in localStorage
 
 
@@ -39,7 +41,7 @@ class Stage:
             name: {"listen": f"tcp:{port}:interface={HOST}", "origins": [self.url]}
             for name, port in ports.items()
         }
-        self.daemon = Daemon(self._folder, self.redis.url, settings, more=self.sandbox.toml())
+        self.daemon = Daemon(self._folder, self.redis.url, settings, more=self.sandbox.toml() + ALWAYS)
         self.daemon.start()
         self.api.site.update(
             websocket=f"ws://{HOST}:{ports['websocket']}{client.PATH}",
