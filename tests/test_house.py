@@ -62,6 +62,8 @@ OUTSIDE = (
 )
 CLOCK_CALLS = frozenset({"now", "utcnow", "today"})
 VAGUE = frozenset({"utils", "util", "common", "helpers", "helper", "manager", "base"})
+# Django imports what its setting ENGINE names, with ".base" behind it.
+NAMED_BY_OTHERS = frozenset({Path("webapp/shards/backend/base.py")})
 
 
 def imports(tree: ast.Module, module: str, package: bool) -> Iterator[tuple[int, str]]:
@@ -164,7 +166,8 @@ def test_the_house_is_clean() -> None:
 
 
 def test_no_file_has_a_name_that_says_nothing() -> None:
-    vague = [str(file) for file in sources() if VAGUE & {part.lower() for part in file.with_suffix("").parts}]
+    files = set(sources()) - NAMED_BY_OTHERS
+    vague = [str(file) for file in files if VAGUE & {part.lower() for part in file.with_suffix("").parts}]
     assert not vague
 
 
