@@ -25,6 +25,11 @@ _WORK: Final = (
     "SELECT {shard} AS shard, lane FROM generate_series({first}, {last}) AS lanes(lane), "
     "LATERAL (SELECT 1 FROM {table} AS waiting WHERE waiting.lane = lanes.lane ORDER BY id LIMIT 1) AS one"
 )
+_CLAIM: Final = (
+    "WITH work AS MATERIALIZED (SELECT * FROM ({looks}) AS lanes ORDER BY random()) "
+    "SELECT shard, lane FROM work "
+    "WHERE pg_try_advisory_xact_lock({claims}, shard * 64 + lane) LIMIT {most}"
+)
 
 
 class Row(Struct, frozen=True):
@@ -34,6 +39,13 @@ class Row(Struct, frozen=True):
     id: int
     kind: str
     payload: str
+
+
+class Batch(Struct, frozen=True):
+    """Rows of the lanes that were claimed. `more`: there may be others that could be claimed at once."""
+
+    rows: list[Row]
+    more: bool
 
 
 class Claims:
@@ -47,29 +59,28 @@ class Claims:
         self._connect = connect
         self._tables = shards
         self._connection: Any = None
-        self._work: dict[range, str] = {}
+        self._prepared: set[range] = set()
 
-    def take(self, lanes: range) -> list[Row]:
+    def take(self, lanes: range) -> Batch:
         """Claims some of `lanes` that have rows and that no other relay holds, and reads the first rows of each.
 
         What is claimed stays so until `finish` or `release`. In each lane the rows are in the order of their ids.
         Raises psycopg2.Error.
         """
-        if self._connection is None:
-            self._connection = self._connect()
-        with self._connection.cursor() as cursor:
-            cursor.execute(self._work_of(lanes))
+        with self._connected().cursor() as cursor:
+            self._prepare(cursor, lanes)
+            cursor.execute(f"BEGIN; EXECUTE work_{lanes.start}")
             held = cursor.fetchall()
             if not held:
-                self._connection.rollback()
-                return []
+                cursor.execute("COMMIT")
+                return Batch([], more=False)
             # A statement of its own: its snapshot is younger than the claim, and what the relay that held
             # the lane before has deleted is gone.
             cursor.execute(" UNION ALL ".join(self._rows_of(shard, lane) for shard, lane in held))
             rows = [Row(*row) for row in cursor.fetchall()]
-        if not rows:
-            self._connection.rollback()  # the relay before us has just done all there was
-        return rows
+            if not rows:  # the relay before us has just done all there was
+                cursor.execute("COMMIT")
+        return Batch(rows, more=len(held) == LANES_AT_ONCE or len(rows) >= ROWS)
 
     def finish(self, done: Iterable[Row], parked: Iterable[Row] = ()) -> None:
         """Deletes the rows that are `done`, sets aside those `parked`, leaves others, and frees the lanes.
@@ -84,16 +95,16 @@ class Claims:
         for shard, ids in _by_shard(parked):
             statements.append(f"UPDATE {self._tables[shard]} SET lane = %s WHERE id = ANY(%s::bigint[])")  # noqa: S608
             values += (PARKED, ids)
-        if statements:
-            with self._connection.cursor() as cursor:
-                cursor.execute("; ".join(statements), values)
-        self._connection.commit()
+        with self._connected().cursor() as cursor:
+            cursor.execute("; ".join((*statements, "COMMIT")), values)
 
     def release(self) -> None:
         """Frees the lanes; the rows stay. Never raises: a connection that is broken has freed them."""
+        if self._connection is None:
+            return
         try:
-            if self._connection is not None:
-                self._connection.rollback()
+            with self._connection.cursor() as cursor:
+                cursor.execute("ROLLBACK")
         except psycopg2.Error:
             self.close()
 
@@ -106,19 +117,23 @@ class Claims:
             except psycopg2.Error:
                 pass  # it was broken
 
-    def _work_of(self, lanes: range) -> str:
-        if lanes not in self._work:
-            bounds = {"first": lanes.start, "last": lanes.stop - 1}
-            looks = (
-                _WORK.format(shard=shard, table=table, **bounds) for shard, table in self._tables.items()
-            )
-            # In any order, so that all lanes get their turn, and of two relays each begins elsewhere.
-            self._work[lanes] = (
-                f"WITH work AS MATERIALIZED (SELECT * FROM ({' UNION ALL '.join(looks)}) AS lanes ORDER BY random()) "
-                f"SELECT shard, lane FROM work WHERE pg_try_advisory_xact_lock({_CLAIMS}, shard * 64 + lane) "
-                f"LIMIT {LANES_AT_ONCE}"  # noqa: S608  # ours and numbers
-            )
-        return self._work[lanes]
+    def _connected(self) -> Any:
+        if self._connection is None:
+            self._prepared = set()
+            self._connection = self._connect()
+            self._connection.autocommit = True  # BEGIN and COMMIT travel with other statements
+        return self._connection
+
+    def _prepare(self, cursor: Any, lanes: range) -> None:
+        """The look for work is planned once: over many shards that takes longer than the look."""
+        if lanes in self._prepared:
+            return
+        bounds = {"first": lanes.start, "last": lanes.stop - 1}
+        looks = (_WORK.format(shard=shard, table=table, **bounds) for shard, table in self._tables.items())
+        # In any order, so that all lanes get their turn, and of two relays each begins elsewhere.
+        claim = _CLAIM.format(looks=" UNION ALL ".join(looks), claims=_CLAIMS, most=LANES_AT_ONCE)
+        cursor.execute(f"PREPARE work_{lanes.start} AS {claim}")
+        self._prepared.add(lanes)
 
     def _rows_of(self, shard: int, lane: int) -> str:
         return (

@@ -20,7 +20,7 @@ from webapp import redis_clients, shards
 Kind = Literal["event", "edge", "fanout", "withdraw"]
 
 CHANNEL: Final = "webapp:outbox"
-"""A message on it wakes the relays. It holds nothing, and may be lost."""
+"""A message on it wakes the relays: "events" or "tasks". It may be lost."""
 STREAM: Final = "notifier:events"
 LANES: Final = 16
 """Events go by lanes 0 to 15, tasks by 16 to 31: a long fan-out, or feeds that are down, hold no event up."""
@@ -79,15 +79,16 @@ def put(kind: Kind, key: int, payload: Mapping[str, Any] | Struct) -> int:
     with shards.write_cursor() as cursor:
         cursor.execute(_PUT, values)
         row = cursor.fetchone()
-    announce()
+    announce(kind)
     return int(row[0])
 
 
-def announce() -> None:
+def announce(kind: Kind) -> None:
     """Wakes the relays when the transaction under way has committed; once, however often it is called."""
+    wake = _wake_for_events if kind == "event" else _wake_for_tasks
     waiting = connections[shards.current_node().primary].run_on_commit
-    if not any(function is _wake for _, function, _ in waiting):
-        shards.on_commit(_wake)
+    if not any(function is wake for _, function, _ in waiting):
+        shards.on_commit(wake)
 
 
 def lane_of(kind: Kind, key: int) -> int:
@@ -112,13 +113,21 @@ def _spread(key: int) -> int:
 _silent_until = 0.0
 
 
-def _wake() -> None:
+def _wake_for_events() -> None:
+    _wake(b"events")
+
+
+def _wake_for_tasks() -> None:
+    _wake(b"tasks")
+
+
+def _wake(what: bytes) -> None:
     """A lost wake-up costs a second, a request that waits for a dead Redis costs more: so one try a second."""
     global _silent_until
     if time.monotonic() < _silent_until:
         return
     try:
-        redis_clients.client("events").publish(CHANNEL, b"")
+        redis_clients.client("events").publish(CHANNEL, what)
     except redis.RedisError as failure:
         _silent_until = time.monotonic() + _SILENCE
         _log.warning("the relays are not woken, they look themselves: %s", failure)

@@ -9,7 +9,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, Protocol
 
 import psycopg2
@@ -17,7 +17,7 @@ import redis
 from django.db import Error as DatabaseError
 from msgspec import Struct
 
-from webapp.claims import Row
+from webapp.claims import Batch, Row
 from webapp.outbox import LANES, STREAM, event
 from webapp.shards import milliseconds_of
 from webapp.tasks import Result
@@ -26,6 +26,7 @@ PRESSURE: Final = "notifier:pressure"
 
 EVENTS: Final = range(LANES)
 TASKS: Final = range(LANES, 2 * LANES)
+BOTH: Final = (EVENTS, TASKS)
 OUTAGES: Final = (redis.RedisError, psycopg2.Error, DatabaseError)
 
 _log: Final = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ _log: Final = logging.getLogger(__name__)
 class Queue(Protocol):
     """The outbox of one node; see webapp/claims.py."""
 
-    def take(self, lanes: range) -> list[Row]: ...
+    def take(self, lanes: range) -> Batch: ...
 
     def finish(self, done: Sequence[Row], parked: Sequence[Row] = ()) -> None: ...
 
@@ -146,37 +147,39 @@ class Relay:
         self._parts = {(name, lanes): Backoff(clock, chance) for name in nodes for lanes in (EVENTS, TASKS)}
         self.figures = Figures(Counter())
 
-    def once(self) -> int:
-        """One batch of events and one of tasks from every node. Returns how many rows are done; raises no outage."""
-        return sum(self._turn(name, lanes) for name, lanes in self._parts)
+    def once(self, which: Collection[range] = BOTH) -> bool:
+        """One batch of `which` from every node. Returns whether more may be there already; raises no outage."""
+        more = [self._turn(name, lanes) for name, lanes in self._parts if lanes in which]
+        return any(more)
 
     def close(self) -> None:
         """Ends the connections to the nodes."""
         for queue in self._nodes.values():
             queue.close()
 
-    def _turn(self, name: str, lanes: range) -> int:
+    def _turn(self, name: str, lanes: range) -> bool:
         backoff, queue = self._parts[name, lanes], self._nodes[name]
         if not backoff.over:
-            return 0
+            return False
         try:
-            moved, failure = self._move_events(queue) if lanes is EVENTS else self._do_tasks(queue)
+            more, failure = self._move_events(queue) if lanes == EVENTS else self._do_tasks(queue)
         except OUTAGES as outage:
             queue.release()
-            moved, failure = 0, outage
+            more, failure = False, outage
         except BaseException:
             queue.release()
             raise
         self._note(name, lanes, backoff, failure)
-        return moved
+        return more and failure is None
 
-    def _move_events(self, queue: Queue) -> tuple[int, Exception | None]:
+    def _move_events(self, queue: Queue) -> tuple[bool, Exception | None]:
         if self._events.pressed():
             self.figures.counts["held back"] += 1
-            return 0, None
-        rows = queue.take(EVENTS)
+            return False, None
+        batch = queue.take(EVENTS)
+        rows = batch.rows
         if not rows:
-            return 0, None
+            return batch.more, None
         known = [row for row in rows if row.kind == "event" and row.payload.startswith("{")]
         strange = [row for row in rows if not (row.kind == "event" and row.payload.startswith("{"))]
         for row in strange:
@@ -184,16 +187,16 @@ class Relay:
         self._events.append([event(row.id, row.payload) for row in known])
         queue.finish(known, strange)
         self._count(known, len(strange))
-        return len(rows), None
+        return batch.more, None
 
-    def _do_tasks(self, queue: Queue) -> tuple[int, Exception | None]:
-        rows = queue.take(TASKS)
-        if not rows:
-            return 0, None
-        result = self._tasks.run(rows)
+    def _do_tasks(self, queue: Queue) -> tuple[bool, Exception | None]:
+        batch = queue.take(TASKS)
+        if not batch.rows:
+            return batch.more, None
+        result = self._tasks.run(batch.rows)
         queue.finish(result.done, result.parked)
         self._count(result.done, len(result.parked))
-        return len(result.done) + len(result.parked), result.failure
+        return batch.more, result.failure
 
     def _count(self, rows: Sequence[Row], parked: int) -> None:
         counts = self.figures.counts
@@ -205,7 +208,7 @@ class Relay:
             self.figures.lag_ms = max(self.figures.lag_ms, int(self._now()) - milliseconds_of(oldest))
 
     def _note(self, name: str, lanes: range, backoff: Backoff, failure: Exception | None) -> None:
-        what = f"{'events' if lanes is EVENTS else 'tasks'} of {name}"
+        what = f"{'events' if lanes == EVENTS else 'tasks'} of {name}"
         if failure is None:
             if backoff.failures:
                 _log.warning("%s: they move again", what)

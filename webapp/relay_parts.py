@@ -14,6 +14,7 @@ from webapp.feeds import home_feeds
 from webapp.redis_clients import client
 from webapp.relay import Relay, Stream
 from webapp.shards import NodePlace, layout, schema
+from webapp.storage import store
 from webapp.tasks import Tasks
 
 # A table of rows that come and go is never what its statistics say: the planner gets no choice but the index.
@@ -27,7 +28,7 @@ _SETTINGS: Final = (
 def relay_of() -> Relay:
     """A relay for all nodes."""
     nodes = {place.primary: Claims(_connector(place), _tables(place)) for place in layout().nodes}
-    tasks = Tasks(PostgresEdges(), home_feeds(), _delete_file())
+    tasks = Tasks(PostgresEdges(), home_feeds(), lambda name: store().delete(name))
     return Relay(nodes, Stream(client("events")), tasks)
 
 
@@ -47,9 +48,3 @@ def _connector(place: NodePlace) -> Callable[[], Any]:
         return psycopg2.connect(**plain | own)
 
     return connect
-
-
-def _delete_file() -> Callable[[str], None]:
-    from webapp import storage
-
-    return storage.delete

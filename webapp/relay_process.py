@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 import redis
 
 from webapp.outbox import CHANNEL
-from webapp.relay import Figures, Relay
+from webapp.relay import BOTH, EVENTS, TASKS, Figures, Relay
 
 POLL: Final = 1.0
 """Seconds after which a relay looks for work that no wake-up told of."""
@@ -26,7 +25,7 @@ GRACE: Final = 1.5
 """Seconds from SIGTERM until the process ends in the middle of whatever it does, which loses nothing."""
 
 _SLICE: Final = 0.1  # s between two looks at whether to stop
-_log: Final = logging.getLogger(__name__)
+_WAKES: Final = {b"events": (EVENTS,), b"tasks": (TASKS,)}
 
 
 class Bell:
@@ -37,16 +36,17 @@ class Bell:
         self._stop = stop
         self._channel: Any = None
 
-    def wait(self, seconds: float) -> None:
-        """Returns at a wake-up, at the latest after `seconds` or when the process shall stop."""
+    def wait(self, seconds: float) -> set[range]:
+        """What there is work in, by the wake-ups; nothing after `seconds`, or when the process shall stop."""
         deadline = time.monotonic() + seconds
         while not self._stop.is_set() and (left := deadline - time.monotonic()) > 0:
             try:
-                if self._heard(min(left, _SLICE)):
-                    return
+                if heard := self._heard(min(left, _SLICE)):
+                    return heard
             except redis.RedisError:
                 self.close()
                 self._stop.wait(left)
+        return set()
 
     def close(self) -> None:
         """Ends the subscription."""
@@ -54,24 +54,29 @@ class Bell:
         if channel is not None:
             channel.close()
 
-    def _heard(self, seconds: float) -> bool:
+    def _heard(self, seconds: float) -> set[range]:
         if self._channel is None:
             self._channel = self._redis.pubsub()
             self._channel.subscribe(CHANNEL)
-        heard = False
+        heard: set[range] = set()
         # One look at the outbox answers all wake-ups that have come.
         while (message := self._channel.get_message(timeout=0.0 if heard else seconds)) is not None:
-            heard = heard or message["type"] == "message"
+            if message["type"] == "message":
+                heard.update(_WAKES.get(message["data"], BOTH))
         return heard
 
 
 def run(relay: Relay, bell: Bell, stop: threading.Event, tell: Callable[[str], None]) -> None:
     """Moves rows until `stop` is set. `tell` gets a line of JSON every 10 s in which something was done."""
-    report_at = time.monotonic() + REPORT
+    look_at = time.monotonic()
+    report_at = look_at + REPORT
+    which: Collection[range] = BOTH
     try:
         while not stop.is_set():
-            if not relay.once():
-                bell.wait(POLL)
+            if time.monotonic() >= look_at:
+                which, look_at = BOTH, time.monotonic() + POLL
+            if not (which and relay.once(which)):
+                which = bell.wait(look_at - time.monotonic())
             if time.monotonic() >= report_at:
                 _report(relay, tell)
                 report_at = time.monotonic() + REPORT

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 import redis
-from django.db import InterfaceError
+from django.db import InterfaceError, close_old_connections
 from django.db import OperationalError as DatabaseOutage
 
 from webapp.claims import Row
@@ -125,6 +125,7 @@ class Tasks:
 
 def _told(failure: Exception) -> Exception:
     """A failure that is no outage is a bug or a broken part: it is logged with its place."""
+    close_old_connections()  # those that broke: Django does that between requests, and there are none here
     if not isinstance(failure, OUTAGES):
         _log.error("a task failed: %s", failure, exc_info=failure)
     return failure
