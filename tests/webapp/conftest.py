@@ -41,13 +41,15 @@ def db(stack: Stack, redis_url: str) -> Iterator[Stack]:
     stack.empty()
     yield stack
     connections.close_all()
+    if stack.changed:
+        stack.sections.clear()
+        stack.write()
 
 
 @pytest.fixture
-def replicated(db: Stack) -> Iterator[Stack]:
+def replicated(db: Stack) -> Stack:
     """The shared servers, emptied, with a streaming replica that is read from."""
     if not db.replica.running:
         db.replica.start()
     db.write(replicated=True)
-    yield db
-    db.write()
+    return db

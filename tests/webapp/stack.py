@@ -30,7 +30,10 @@ class Stack:
         self.folder.chmod(0o755)
         self.redis_url = redis_url
         self.shards = 8
-        self.sections: dict[str, dict[str, object]] = {}  # further settings, by section and name
+        self.sections: dict[
+            str, dict[str, object]
+        ] = {}  # further settings, by section and name: write() them
+        self.changed = False  # by a test, so that the next one must not find it
         self.primary = Postgres(self.folder / "primary", settings=FAST)
         self.replica = Postgres(self.folder / "replica", settings=FAST, primary=self.primary)
 
@@ -51,10 +54,13 @@ class Stack:
             "photos": {"folder": str(self.folder / "photos")},
             **self.sections,
         }
-        text = f"[shards]\ncount = {self.shards}\nnodes = [{node}]\n"
+        lines = {"shards": [f"count = {self.shards}", f"nodes = [{node}]"]}
         for section, values in sections.items():
-            lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
-            text += f"[{section}]\n{lines}"
+            lines.setdefault(section, []).extend(
+                f"{name} = {json.dumps(value)}" for name, value in values.items()
+            )
+        text = "".join("\n".join((f"[{section}]", *found, "")) for section, found in lines.items())
+        self.changed = replicated or bool(self.sections)
         self.file.write_text(text, encoding="utf-8")
         os.environ["WEBAPP_CONFIG"] = str(self.file)
         use(self.file)

@@ -88,6 +88,9 @@ def down(alias: str, fault: Exception) -> None:
     if health.fit:
         log.warning("replica %s: %s; reading from the primary", alias, str(fault).strip())
     health.fit, health.look_at = False, time.monotonic() + DOWN_SECONDS
+    found = scope()
+    if found is not None:  # what was chosen for this request holds no more
+        found.reads = {number: chosen for number, chosen in found.reads.items() if chosen != alias}
 
 
 def remember(found: Scope) -> None:
