@@ -19,7 +19,11 @@ DEBUG = CONFIG.site.debug
 ALLOWED_HOSTS = list(CONFIG.site.allowed_hosts)
 
 INSTALLED_APPS = ["webapp"]
-MIDDLEWARE = ["webapp.shards.middleware.acting_middleware"]
+MIDDLEWARE = [
+    "webapp.shards.middleware.acting_middleware",
+    "webapp.api.entry.Entry",
+    "ninja.compatibility.files.fix_request_files_middleware",  # Django reads forms only of POST; an avatar is PUT
+]
 ROOT_URLCONF = "webapp.urls"
 WSGI_APPLICATION = "webapp.wsgi.application"
 TEMPLATES: list[dict[str, Any]] = []

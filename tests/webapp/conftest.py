@@ -16,10 +16,14 @@ os.environ.pop("WEBAPP_CONFIG", None)
 django.setup()
 
 from django.db import connections  # noqa: E402  # only now can what needs settings be imported
+from django.test import override_settings  # noqa: E402
 
 from tests.servers import Valkey  # noqa: E402
+from tests.webapp.caller import Caller  # noqa: E402
 from tests.webapp.stack import Stack  # noqa: E402
+from webapp import config  # noqa: E402
 from webapp.shards.migrating import migrate_all  # noqa: E402
+from webapp.tokens import make_key  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +57,16 @@ def replicated(db: Stack) -> Stack:
         db.replica.start()
     db.write(replicated=True)
     return db
+
+
+@pytest.fixture
+def api(db: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:
+    """A client of the API on the shared servers, emptied; with a key for tokens, and limits that nobody meets."""
+    key = tmp_path_factory.getbasetemp() / "tokens.pem"
+    make_key(key)
+    db.sections["tokens"] = {"key_file": str(key)}
+    db.sections["limits"] = dict.fromkeys(config.Limits.__struct_fields__, "1000000/second")
+    db.write()
+    # Hashing is slow on purpose; it is not what is tested.
+    with override_settings(PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"]):
+        yield Caller()

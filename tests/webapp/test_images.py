@@ -191,7 +191,7 @@ def linear(profile: bytes) -> bytes:
     for at in range(struct.unpack_from(">I", data, 128)[0]):
         name, offset, _ = struct.unpack_from(">4sII", data, 132 + 12 * at)
         if name in (b"rTRC", b"gTRC", b"bTRC"):
-            assert data[offset : offset + 4] in (b"para", b"curv")
+            assert bytes(data[offset : offset + 4]) in (b"para", b"curv")
             data[offset : offset + 12] = b"curv" + bytes(8)
     return bytes(data)
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tests.servers import Valkey
 from webapp import config
@@ -114,7 +116,7 @@ def test_without_redis_people_come_in_and_guesses_do_not(
 ) -> None:
     with Valkey(tmp_path, aof=False) as server:
         port = server.port
-    limits = Limits(redis.Redis(port=port, socket_timeout=0.2, retry=None), SETTINGS)
+    limits = Limits(redis.Redis(port=port, socket_timeout=0.2, retry=Retry(NoBackoff(), 0)), SETTINGS)
     for _ in range(3):
         limits.take(Count("reads", "1"))
     with pytest.raises(Problem) as caught:

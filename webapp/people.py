@@ -1,0 +1,234 @@
+"""People: who there is, what is shown of them, and how they come in."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import IO, Any, Final
+
+from django.contrib.auth.hashers import check_password, make_password
+from msgspec import Struct
+
+from webapp import images, storage
+from webapp.events import Actor
+from webapp.lookup import rows_of
+from webapp.problems import Fault, Problem
+from webapp.shards import atomic, on_commit, read_cursor, shard, shard_of, shard_of_name, write_cursor
+
+_NAME: Final = re.compile(r"[a-z0-9_.]{1,30}")
+_CARDS: Final = (
+    "SELECT id, name, display_name, avatar FROM {schema}.person WHERE id = ANY({wanted}::bigint[])"
+)
+_NAMED: Final = "SELECT id FROM {schema}.person WHERE name = ANY({wanted}::text[])"
+_PROFILE: Final = "SELECT id, name, display_name, avatar, bio, photos, followers, following FROM person "
+_BY_NAME: Final = _PROFILE + "WHERE name = %s"
+_BY_ID: Final = _PROFILE + "WHERE id = %s"
+_FOLLOWED: Final = (
+    "SELECT followee_id FROM following WHERE follower_id = %s AND followee_id = ANY(%s::bigint[])"
+)
+_INSERT: Final = (
+    "INSERT INTO person (name, display_name, password) VALUES (%s, %s, %s) "
+    "ON CONFLICT (name) DO NOTHING RETURNING id"
+)
+_HASHED: Final = "SELECT id, password FROM person WHERE name = %s"
+_CHANGE: Final = (
+    "UPDATE person SET display_name = coalesce(%s, display_name), bio = coalesce(%s, bio) WHERE id = %s "
+    "RETURNING id"
+)
+# What stood there before is needed for its file: the row is locked, then read as it is.
+_PICTURE: Final = (
+    "WITH old AS (SELECT id, avatar FROM person WHERE id = %s FOR NO KEY UPDATE) "
+    "UPDATE person SET avatar = %s FROM old WHERE person.id = old.id RETURNING old.avatar"
+)
+
+
+class Card(Struct, frozen=True):
+    """What stands beside whatever somebody did."""
+
+    id: str
+    name: str
+    display_name: str
+    avatar: str | None
+
+
+class Listed(Struct, frozen=True):
+    """A person in a list of people: `followed` by who looks, or `you` who looks."""
+
+    id: str
+    name: str
+    display_name: str
+    avatar: str | None
+    followed: bool
+    you: bool
+
+
+class Profile(Struct, frozen=True):
+    """All that is shown of a person."""
+
+    id: str
+    name: str
+    display_name: str
+    avatar: str | None
+    bio: str
+    photos: int
+    followers: int
+    following: int
+    followed: bool
+    you: bool
+
+
+def card(person: int, name: str, display_name: str, avatar: str) -> Card:
+    """A person as a row of the table has them."""
+    picture = storage.store().url(storage.avatar(avatar)) if avatar else None
+    return Card(str(person), name, display_name, picture)
+
+
+def cards(people: Iterable[int]) -> dict[int, Card]:
+    """The cards of all of these who exist, by id: one query a node."""
+    return {row[0]: card(*row) for row in rows_of(_CARDS, set(people))}
+
+
+def acting_card(person: int) -> Card:
+    """The card of somebody who acts. Raises Problem `not-authenticated` when they are gone, but not their token."""
+    found = cards([person])
+    if person not in found:
+        raise nobody()
+    return found[person]
+
+
+def actor(person: int) -> Actor:
+    """Somebody who acts, as events name them. Raises Problem `not-authenticated` when they are gone."""
+    one = acting_card(person)
+    return Actor(person, one.name, one.avatar)
+
+
+def nobody() -> Problem:
+    """The problem of a token whose person is gone."""
+    return Problem("not-authenticated", "there is nobody any more whose token this is")
+
+
+def listed(people: Collection[int], viewer: int | None) -> list[Listed]:
+    """All of these who exist, in the same order, as `viewer` sees them."""
+    known, followed = cards(people), followed_of(viewer, people)
+    return [
+        Listed(one.id, one.name, one.display_name, one.avatar, person in followed, person == viewer)
+        for person in people
+        if (one := known.get(person)) is not None
+    ]
+
+
+def followed_of(viewer: int | None, people: Collection[int]) -> set[int]:
+    """Those of `people` whom `viewer` follows."""
+    if viewer is None or not people:
+        return set()
+    with shard(shard_of(viewer)), read_cursor() as cursor:
+        cursor.execute(_FOLLOWED, [viewer, list(people)])
+        return {person for (person,) in cursor.fetchall()}
+
+
+def id_of(name: str) -> int:
+    """The id of the person of that name, in any case. Raises Problem `not-found`."""
+    return int(_row(name)[0])
+
+
+def ids_of(names: Iterable[str]) -> set[int]:
+    """The ids of all of these who exist: one query a node."""
+    known = {name for name in map(str.lower, names) if _NAME.fullmatch(name)}
+    return {row[0] for row in rows_of(_NAMED, known, where=shard_of_name)}
+
+
+def profile(name: str, viewer: int | None) -> Profile:
+    """The person of that name as `viewer` sees them. Raises Problem `not-found`."""
+    return _profile(_row(name), viewer)
+
+
+def me(person: int) -> Profile:
+    """Somebody as they see themselves. Raises Problem `not-authenticated` when they are gone."""
+    with shard(shard_of(person)), read_cursor() as cursor:
+        cursor.execute(_BY_ID, [person])
+        row = cursor.fetchone()
+    if row is None:
+        raise nobody()
+    return _profile(row, person)
+
+
+def _row(name: str) -> tuple[Any, ...]:
+    plain = name.lower()
+    if _NAME.fullmatch(plain):
+        with shard(shard_of_name(plain)), read_cursor() as cursor:
+            cursor.execute(_BY_NAME, [plain])
+            row: tuple[Any, ...] | None = cursor.fetchone()
+        if row is not None:
+            return row
+    raise Problem("not-found", "nobody has this name")
+
+
+def _profile(row: tuple[Any, ...], viewer: int | None) -> Profile:
+    person, name, display_name, avatar, bio, photos, followers, following = row
+    shown, you = card(person, name, display_name, avatar), person == viewer
+    followed = not you and bool(followed_of(viewer, [person]))
+    return Profile(
+        shown.id, name, display_name, shown.avatar, bio, photos, followers, following, followed, you
+    )
+
+
+def sign_up(name: str, password: str, display_name: str) -> int:
+    """Makes a person; `name` may be in any case. Returns the id. Raises Problem `name-taken`."""
+    plain = name.lower()
+    hashed = make_password(password)
+    with shard(shard_of_name(plain)), atomic(), write_cursor() as cursor:
+        cursor.execute(_INSERT, [plain, display_name, hashed])
+        row = cursor.fetchone()
+    if row is None:
+        raise Problem("name-taken", errors=[Fault("name", "somebody else has this name")])
+    return int(row[0])
+
+
+def log_in(name: str, password: str) -> int:
+    """The id of the person of that name and password. Raises Problem `wrong-credentials`.
+
+    It takes as long for a name that nobody has, so that nobody learns which there are.
+    """
+    plain = name.lower()
+    row: tuple[int, str] | None = None
+    if _NAME.fullmatch(plain):
+        with shard(shard_of_name(plain)), read_cursor() as cursor:
+            cursor.execute(_HASHED, [plain])
+            row = cursor.fetchone()
+    person, hashed = row or (0, _nobodys_password())
+    if not check_password(password, hashed) or not person:
+        raise Problem("wrong-credentials")
+    return person
+
+
+@functools.cache
+def _nobodys_password() -> str:
+    """The hash of a password that nobody knows, of the kind in use."""
+    return str(make_password(storage.new_key("a")))
+
+
+def change(person: int, changes: Mapping[str, str | None]) -> Profile:
+    """Sets what `changes` has of `display_name` and `bio`. Raises Problem `not-authenticated`."""
+    with shard(shard_of(person)), atomic(), write_cursor() as cursor:
+        cursor.execute(_CHANGE, [changes.get("display_name"), changes.get("bio"), person])
+        if cursor.fetchone() is None:
+            raise nobody()
+    return me(person)
+
+
+def set_avatar(person: int, file: IO[bytes], limits: images.Limits) -> Profile:
+    """Takes the middle of a picture as the person's. Raises Problem `bad-image` or `not-authenticated`."""
+    try:
+        data = images.avatar(file, limits)
+    except images.BadImage as why:
+        raise Problem("bad-image", str(why), errors=[Fault("file", str(why))]) from None
+    store, key = storage.store(), storage.new_key("a")
+    store.save(storage.avatar(key), data)
+    with shard(shard_of(person)), atomic(), write_cursor() as cursor:
+        cursor.execute(_PICTURE, [person, key])
+        row = cursor.fetchone()
+        gone = row[0] if row else key
+        if gone:
+            on_commit(lambda: store.delete(storage.avatar(gone)))
+    return me(person)
