@@ -13,11 +13,11 @@ const PAGE = 20;
 
 /** `open`: the list is shown from the beginning; else a button shows it. `node` to put in, `write()` for the keyboard. */
 export class Comments {
-  #id; #signal; #target; #list; #earlier; #toggle; #form; #field; #fault; #send;
+  #id; #owner; #signal; #target; #list; #earlier; #toggle; #form; #field; #fault; #send;
   #cursor = null; #opened = false;
 
   constructor(photo, {signal, open = false, target = ""}) {
-    [this.#id, this.#signal, this.#target] = [photo.id, signal, target];
+    [this.#id, this.#owner, this.#signal, this.#target] = [photo.id, photo.owner.id, signal, target];
     this.#list = make("ul.comments", {"aria-label": "Comments", hidden: true});
     this.#earlier = make("button.quiet", {type: "button", hidden: true, onclick: () => this.#load()}, "Show earlier comments");
     this.#toggle = make("button.quiet", {type: "button", hidden: true, onclick: () => this.open()});
@@ -74,7 +74,20 @@ export class Comments {
       bones.remove();
       this.#earlier.disabled = false;
     }
-    if (this.#target) this.#list.querySelector(`#${CSS.escape(this.#target)}`)?.scrollIntoView({block: "center"});
+    this.#seek();
+  }
+
+  /** Shows the comment that the address names; one that is older than those here is fetched first. */
+  #seek() {
+    if (!this.#target) return;
+    const found = this.#list.querySelector(`#${CSS.escape(this.#target)}`);
+    const oldest = this.#list.querySelector("[data-id]")?.dataset.id;
+    if (!found && this.#cursor !== null && oldest && byAge(this.#target.slice(1), oldest) < 0) {
+      this.#load();
+      return;
+    }
+    found?.scrollIntoView({block: "center"});
+    this.#target = "";
   }
 
   /** The newest ones again: somebody has commented, or taken a comment back. */
@@ -107,7 +120,7 @@ export class Comments {
       make("div.said", {},
         make("p", {}, make("a.by", {href: `/u/${author.name}`}, author.name), " ", ...linked(text)),
         make("p.soft", {}, when(created, {short: true}))),
-      mine && make("button.round.faint", {type: "button", "aria-label": "Delete your comment", onclick: () => this.#delete(node, id)}, icon("trash")));
+      (mine || session.me?.id === this.#owner) && make("button.round.faint", {type: "button", "aria-label": mine ? "Delete your comment" : `Delete the comment of ${author.name}`, onclick: () => this.#delete(node, id)}, icon("trash")));
     node.dataset.id = id;
     if (this.#target === `c${id}`) node.classList.add("target");
     return node;
@@ -124,7 +137,7 @@ export class Comments {
       if (fault.status === 404) return;
       this.#list.insertBefore(node, next?.parentNode === this.#list ? next : null);
       photos.commented(this.#id, 1);
-      toast(`Your comment could not be deleted. ${fault.message}`, {tone: "fault"});
+      toast(`The comment could not be deleted. ${fault.message}`, {tone: "fault"});
     }
   }
 

@@ -2,15 +2,21 @@
 
 import {make, say} from "./element.js";
 
-/** A labelled field; `name` is the API's, so that its faults find the field. */
-export function field(label, name, members = {}, hint = "") {
+/**
+ * A labelled field; `name` is the API's, so that its faults find the field. `rule`: [pattern, what to say to a value that
+ * does not match it], to spare the person a round trip.
+ */
+export function field(label, name, members = {}, hint = "", rule = null) {
   const id = `field-${name}`;
   const tag = members.rows ? "textarea" : "input";
   const input = make(tag, {id, name, "aria-describedby": `${id}-hint ${id}-fault`, ...members});
+  if (rule !== null) RULES.set(input, rule);
   return make("div.field", {},
     make("label", {htmlFor: id}, label), input,
     make("p.fault", {id: `${id}-fault`}), make("p.soft.hint", {id: `${id}-hint`}, hint));
 }
+
+const RULES = new WeakMap();      // input -> rule
 
 /** Does `send(values)` when the form is sent; says what went wrong where it went wrong. */
 export function sending(form, button, fault, send) {
@@ -20,7 +26,7 @@ export function sending(form, button, fault, send) {
     event.preventDefault();
     if (button.disabled) return;
     say(fault, "");
-    for (const input of form.elements) tell(form, input.name, "");
+    if (!kept(form)) return;
     button.disabled = true;
     button.setAttribute("aria-busy", "true");
     try {
@@ -33,6 +39,18 @@ export function sending(form, button, fault, send) {
       button.removeAttribute("aria-busy");
     }
   });
+}
+
+/** Are all rules kept? Says which are not, and goes to the first of those. */
+function kept(form) {
+  const broken = [...form.elements].filter((input) => {
+    const [pattern, words] = RULES.get(input) ?? [/^/, ""];
+    const fault = pattern.test(input.value.trim()) ? "" : words;
+    tell(form, input.name, fault);
+    return fault !== "";
+  });
+  broken[0]?.focus();
+  return broken.length === 0;
 }
 
 function blame(form, fault, {fields, message}) {

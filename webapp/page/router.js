@@ -4,7 +4,7 @@ const KEPT = 8;                  // pages that are kept for going back
 
 /** `routes`: [pattern, view]. A view is given a visit and gives an element; it may fill it later. */
 export class Router extends EventTarget {
-  #routes; #main; #shown = null; #kept = new Map(); #keys = 0;
+  #routes; #main; #shown = null; #kept = new Map(); #keys = 0; #turned = false;
 
   constructor(routes, main) {
     super();
@@ -78,16 +78,23 @@ export class Router extends EventTarget {
     this.#put();
     if (!history.state?.key) history.replaceState({key: this.#key()}, "");
     const {key} = history.state;
+    const first = !this.#turned;
+    this.#turned = true;
     const kept = this.#kept.get(key);
     const page = kept ?? this.#make(key);
     this.#shown = page;
     this.#main.replaceChildren(page.node);
     document.title = page.title;
     scrollTo(0, kept?.scroll ?? 0);
-    if (kept === undefined && page.key !== undefined && !page.node.contains(document.activeElement)) {
-      (page.node.querySelector("[data-focus]") ?? this.#main).focus({preventScroll: true});
-    }
+    this.#focus(page, first, kept !== undefined);
     this.dispatchEvent(new Event("turn"));
+  }
+
+  /** The keyboard goes to a new page; at the first one of a visit it begins where every page begins. */
+  #focus({node}, first, kept) {
+    if (kept || node.contains(document.activeElement)) return;
+    const wanted = node.querySelector("[data-focus]") ?? (first ? null : this.#main);
+    wanted?.focus({preventScroll: true});
   }
 
   #make(key) {

@@ -57,16 +57,17 @@ export function described({caption, owner}) {
   return words ? `Photo by ${called(owner)}: ${words}` : `Photo by ${called(owner)}`;
 }
 
-const MENTION = /(^|[^a-z0-9_.@/])@([a-z0-9_](?:[a-z0-9_.]{0,28}[a-z0-9_])?)/gi;
+// The same as the API's, or somebody would be told of words that do not show it.
+const MENTION = /(?<![\p{L}\p{N}_@.])@([A-Za-z0-9_.]{0,29}[A-Za-z0-9_])(?![A-Za-z0-9_])/gu;
 
 /** Text whose @names are links: nodes and strings. */
 export function linked(text) {
   const parts = [];
   let at = 0;
   for (const found of text.matchAll(MENTION)) {
-    const begin = found.index + found[1].length;
-    parts.push(text.slice(at, begin), make("a.mention", {href: `/u/${found[2].toLowerCase()}`}, `@${found[2]}`));
-    at = begin + found[2].length + 1;
+    const [said, name] = found;
+    parts.push(text.slice(at, found.index), make("a.mention", {href: `/u/${name.toLowerCase()}`}, said));
+    at = found.index + said.length;
   }
   parts.push(text.slice(at));
   return parts.filter((part) => part !== "");
@@ -80,7 +81,7 @@ const DID = {
   comment: ({text}, name) => (mentions(text, name) ? "mentioned you" : "commented on your photo"),
 };
 
-const mentions = (text, name) => [...(text ?? "").matchAll(MENTION)].some(([, , who]) => who.toLowerCase() === name);
+const mentions = (text, name) => [...(text ?? "").matchAll(MENTION)].some(([, who]) => who.toLowerCase() === name);
 
 /** Who acted: "ana", "ana and ben", "ana and 2 others". */
 export function who({actors, count}) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import email.policy
+import io
 import itertools
 import json
 import re
@@ -12,9 +13,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import jwt
 from PIL import Image
 
 from tests.client import token
@@ -26,7 +28,7 @@ LONGEST_NAME: Final = 30
 Json = dict[str, Any]
 
 
-class Refusal(Exception):  # noqa: N818 -- an answer, not an accident
+class Refusal(Exception):
     """A problem document (RFC 9457)."""
 
     def __init__(self, status: int, detail: str, path: str = "", retry_after: int = 0) -> None:
@@ -59,7 +61,9 @@ class Photo:
 class FakeApi:
     """People, photos and what they did. `publish(event)` is called for what the bell should tell."""
 
-    def __init__(self, site: Json | None = None, publish: Callable[[Json], None] = lambda event: None) -> None:
+    def __init__(
+        self, site: Json | None = None, publish: Callable[[Json], None] = lambda event: None
+    ) -> None:
         self.site, self.publish = site or {}, publish
         self.people: dict[str, Person] = {}
         self.photos: dict[str, Photo] = {}
@@ -85,7 +89,7 @@ class FakeApi:
     def photo(self, owner: Person, caption: str = "", picture: bytes | None = None, age: float = 0) -> Photo:
         number = str(next(self._numbers))
         body = picture if picture is not None else painting(int(number))
-        with Image.open(_file(body)) as image:
+        with Image.open(io.BytesIO(body)) as image:
             size, square = image.size, image.convert("RGB")
         side = min(size)
         box = ((size[0] - side) // 2, (size[1] - side) // 2, (size[0] + side) // 2, (size[1] + side) // 2)
@@ -100,7 +104,7 @@ class FakeApi:
         photo.comments.append(made)
         mentioned = [self.people[name] for name in re.findall(r"@([a-z0-9_.]+)", text) if name in self.people]
         heard = {one.id for one in (photo.owner, *mentioned)} - {author.id}
-        self._tell("comment", author, heard, photo, text=text)
+        self._tell("comment", author, heard, photo, text, made["id"])
         return made
 
     def like(self, photo: Photo, person: Person, on: bool = True) -> None:
@@ -119,14 +123,23 @@ class FakeApi:
             self._tell("unfollow", follower, {followee.id})
 
     def _tell(
-        self, kind: str, actor: Person, to: Iterable[str], photo: Photo | None = None, text: str = ""
+        self,
+        kind: str,
+        actor: Person,
+        to: Iterable[str],
+        photo: Photo | None = None,
+        text: str = "",
+        comment: str = "",
     ) -> None:
         if not (recipients := sorted(to)):
             return
         event: Json = {"type": kind, "actor": {"id": actor.id, "name": actor.name}, "to": recipients}
         if photo is not None:
             image = f"/media/{photo.id}-square.jpg"
-            event["object"] = {"type": "photo", "id": photo.id, "url": f"/p/{photo.id}", "image": image}
+            thing = {"type": "photo", "id": photo.id, "url": f"/p/{photo.id}"}
+            if comment:
+                thing = {"type": "comment", "id": comment, "url": f"/p/{photo.id}#c{comment}"}
+            event["object"] = thing | {"image": image}
         self.publish(event | ({"text": text} if text else {}))
 
     @contextmanager
@@ -138,7 +151,9 @@ class FakeApi:
 
     # -- answers
 
-    def answer(self, method: str, path: str, query: Json, bearer: str, body: bytes, kind: str) -> tuple[int, Any]:
+    def answer(
+        self, method: str, path: str, query: Json, bearer: str, body: bytes, kind: str
+    ) -> tuple[int, Any]:
         asked = f"{method} {path}"
         self.asked.append(asked)
         for pattern, seconds in list(self.slow.items()):
@@ -155,8 +170,6 @@ class FakeApi:
         raise Refusal(404, "there is nothing here")
 
     def _who(self, bearer: str) -> Person | None:
-        import jwt
-
         if not bearer:
             return None
         try:
@@ -222,6 +235,10 @@ class Call:
             "mine": mine,
         }
 
+    def listed(self, person: Person) -> Json:
+        followed = self._who is not None and person.id in self._who.follows
+        return person.brief | {"followed": followed, "you": person is self._who}
+
     def profile(self, person: Person) -> Json:
         return person.brief | {
             "bio": person.bio,
@@ -249,20 +266,14 @@ class Call:
         head = f"Content-Type: {self.kind}\r\n\r\n".encode()
         message = email.message_from_bytes(head + self.body, policy=email.policy.HTTP)
         return {
-            str(part.get_param("name", header="content-disposition")): bytes(part.get_payload(decode=True) or b"")
-            for part in message.iter_parts()  # type: ignore[attr-defined]
+            str(part.get_param("name", header="content-disposition")): bytes(
+                part.get_payload(decode=True) or b""
+            )
+            for part in message.iter_parts()
         }
 
 
-def _file(body: bytes) -> Any:
-    import io
-
-    return io.BytesIO(body)
-
-
 def _jpeg(image: Image.Image) -> bytes:
-    import io
-
     out = io.BytesIO()
     image.save(out, "JPEG", quality=85)
     return out.getvalue()
@@ -316,14 +327,16 @@ def _newest(photos: Iterable[Photo]) -> list[Photo]:
 
 def feed(call: Call) -> tuple[int, Any]:
     mine = call.me.follows | {call.me.id}
-    return call.page(_newest(photo for photo in call.api.photos.values() if photo.owner.id in mine), call.shown)
+    return call.page(
+        _newest(photo for photo in call.api.photos.values() if photo.owner.id in mine), call.shown
+    )
 
 
 def search(call: Call) -> tuple[int, Any]:
     text = call.query["q"][0].lower()
     if call.query["kind"][0] == "people":
         found = [one for one in call.api.people.values() if text in f"{one.name} {one.shown}".lower()]
-        return call.page(found, lambda person: person.brief)
+        return call.page(found, call.listed)
     return call.page(
         _newest(photo for photo in call.api.photos.values() if text in photo.caption.lower()), call.shown
     )
@@ -374,14 +387,12 @@ def delete_comment(call: Call, number: str, comment: str) -> tuple[int, Any]:
 
 def followers(call: Call, name: str) -> tuple[int, Any]:
     number = call.person(name).id
-    return call.page(
-        (one for one in call.api.people.values() if number in one.follows), lambda one: one.brief
-    )
+    return call.page((one for one in call.api.people.values() if number in one.follows), call.listed)
 
 
 def following(call: Call, name: str) -> tuple[int, Any]:
     followed = call.person(name).follows
-    return call.page((one for one in call.api.people.values() if one.id in followed), lambda one: one.brief)
+    return call.page((one for one in call.api.people.values() if one.id in followed), call.listed)
 
 
 def portrait(call: Call) -> tuple[int, Any]:
@@ -410,7 +421,7 @@ ROUTES: Final[tuple[tuple[str, Callable[..., tuple[int, Any]]], ...]] = (
     (f"DELETE {_PHOTO}/like", like(False)),
     (
         f"GET {_PHOTO}/likes",
-        lambda call, number: call.page(call.photo(number).likes.values(), lambda one: one.brief),
+        lambda call, number: call.page(call.photo(number).likes.values(), call.listed),
     ),
     (
         f"GET {_PHOTO}/comments",
@@ -453,7 +464,7 @@ class _Handler(BaseHTTPRequestHandler):
             )
         return self._send(status, "application/json", b"" if said is None else json.dumps(said).encode(), {})
 
-    do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = _do  # noqa: N815
+    do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = _do
 
     def _file(self, path: str) -> None:
         api = self.server.api
@@ -464,9 +475,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(404, "text/plain", b"", {})
         kind, content = api.files[name]
         site = api.site
-        policy = security_policy(
-            site.get("websocket", ""), site.get("api", ""), site.get("sandbox", ""), ""
-        )
+        policy = security_policy(site.get("websocket", ""), site.get("api", ""), site.get("sandbox", ""), "")
         return self._send(200, kind, content, {**HEADERS, "Content-Security-Policy": policy})
 
     def _send(self, status: int, kind: str, body: bytes, headers: dict[str, str]) -> None:
@@ -492,7 +501,7 @@ class FakeServer(ThreadingHTTPServer):
         self.url = f"http://{HOST}:{self.server_port}"
         self._thread = threading.Thread(target=self.serve_forever, daemon=True)
 
-    def __enter__(self) -> FakeServer:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -15,7 +15,7 @@ SHAPES: Final = ((960, 720), (720, 900), (900, 900), (1080, 640))
 
 def painting(number: int, size: tuple[int, int] | None = None) -> bytes:
     """A JPEG of sky, sun and hills; `size` in pixels."""
-    chance = random.Random(number)  # noqa: S311 -- a picture, no secret
+    chance = random.Random(number)
     width, height = size or SHAPES[number % len(SHAPES)]
     hue = chance.random()
     image = _sky(width, height, hue)
@@ -23,7 +23,14 @@ def painting(number: int, size: tuple[int, int] | None = None) -> bytes:
     horizon = height * chance.uniform(0.45, 0.65)
     _sun(draw, chance.uniform(0.2, 0.8) * width, horizon * chance.uniform(0.5, 0.95), height * 0.09, hue)
     for ridge in range(4):
-        _ridge(draw, chance, width, height, horizon + ridge * height * 0.11, _tone(hue + 0.05, 0.5, 0.5 - ridge * 0.11))
+        _ridge(
+            draw,
+            chance,
+            width,
+            height,
+            horizon + ridge * height * 0.11,
+            _tone(hue + 0.05, 0.5, 0.5 - ridge * 0.11),
+        )
     image = image.filter(ImageFilter.GaussianBlur(0.8))
     out = io.BytesIO()
     image.save(out, "JPEG", quality=82, progressive=True)

@@ -16,8 +16,20 @@ from webapp.site import page_files, security_policy
 FILES = page_files()
 MODULES = sorted(name for name in FILES if name.endswith(".js"))
 # What would make text into a page, or a page out of text.
-DANGEROUS = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|DOMParser")
-PAGES = ("/", "/discover", "/search", "/login", "/signup", "/upload", "/settings", "/p/123456789", "/u/ana_b.c")
+DANGEROUS = re.compile(
+    r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|DOMParser"
+)
+PAGES = (
+    "/",
+    "/discover",
+    "/search",
+    "/login",
+    "/signup",
+    "/upload",
+    "/settings",
+    "/p/123456789",
+    "/u/ana_b.c",
+)
 
 
 @pytest.fixture
@@ -39,7 +51,10 @@ def test_every_page_is_the_same_file(client: Client, path: str) -> None:
     assert answer["Cache-Control"] == "no-cache"
 
 
-@pytest.mark.parametrize("path", ["/p/", "/p/12a", "/u/", "/u/a%2fb", "/nowhere", "/static/", "/static/../site.py", "/static/nothing.js"])
+@pytest.mark.parametrize(
+    "path",
+    ["/p/", "/p/12a", "/u/", "/u/a%2fb", "/nowhere", "/static/", "/static/../site.py", "/static/nothing.js"],
+)
 def test_what_is_no_page_is_not_found(client: Client, path: str) -> None:
     assert client.get(path).status_code == 404
 

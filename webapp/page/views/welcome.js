@@ -4,6 +4,9 @@ import {make} from "../element.js";
 import {field, sending} from "../form.js";
 import {api, session} from "../session.js";
 
+const NAMES = [/^[a-z0-9_.]*[a-z0-9_][a-z0-9_.]*$/i, "Use letters, digits, dots and underscores."];
+const PASSWORDS = [/^.{8,}$/s, "Use eight characters at least."];
+const ANY = [/./s, "This is needed."];
 const NAME = {autocomplete: "username", autocapitalize: "none", spellcheck: false, maxLength: 30, required: true};
 
 /** What a stranger sees. */
@@ -35,9 +38,9 @@ export function signup(visit) {
   return door(visit, {
     title: "Join Glimpse", word: "Create account", path: "/api/people",
     fields: [
-      field("Name", "name", {...NAME, "data-focus": true, pattern: "[a-z0-9_.]{1,30}"}, "Small letters, digits, dots and underscores. It stays yours for good."),
+      field("Name", "name", {...NAME, "data-focus": true}, "Letters, digits, dots and underscores. It stays yours for good.", NAMES),
       field("What people call you", "display_name", {autocomplete: "name", maxLength: 60}, "Optional, as “Ana Lima”."),
-      field("Password", "password", {type: "password", autocomplete: "new-password", required: true}, "Eight characters at least; a sentence is best."),
+      field("Password", "password", {type: "password", autocomplete: "new-password", required: true}, "Eight characters at least; a sentence is best.", PASSWORDS),
     ],
     other: ["Already here?", "/login", "Log in"],
     given: ({name, display_name: shown, password}) => ({name: name.trim().toLowerCase(), password, ...(shown.trim() ? {display_name: shown.trim()} : {})}),
@@ -48,8 +51,8 @@ export function login(visit) {
   return door(visit, {
     title: "Welcome back", word: "Log in", path: "/api/session",
     fields: [
-      field("Name", "name", {...NAME, "data-focus": true}),
-      field("Password", "password", {type: "password", autocomplete: "current-password", required: true}),
+      field("Name", "name", {...NAME, "data-focus": true}, "", ANY),
+      field("Password", "password", {type: "password", autocomplete: "current-password", required: true}, "", ANY),
     ],
     other: ["New here?", "/signup", "Join Glimpse"],
     given: ({name, password}) => ({name: name.trim().toLowerCase(), password}),
