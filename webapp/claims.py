@@ -20,10 +20,12 @@ ROWS: Final = 500
 """Rows of a lane that one claim reads."""
 
 _CLAIMS: Final = 0x72656C61  # "rela": advisory locks of ours
-# The order by id makes it one step of the index on (lane, id), however many rows wait.
+# BETWEEN and the order by both: only the index on (lane, id) has that, so it is one step in it however many rows
+# wait. "lane = 3 ORDER BY id" can as well be read off the index on id, past the rows of all other lanes.
 _WORK: Final = (
     "SELECT {shard} AS shard, lane FROM generate_series({first}, {last}) AS lanes(lane), "
-    "LATERAL (SELECT 1 FROM {table} AS waiting WHERE waiting.lane = lanes.lane ORDER BY id LIMIT 1) AS one"
+    "LATERAL (SELECT 1 FROM {table} AS waiting WHERE waiting.lane BETWEEN lanes.lane AND lanes.lane "
+    "ORDER BY waiting.lane, waiting.id LIMIT 1) AS one"
 )
 _CLAIM: Final = (
     "WITH work AS MATERIALIZED (SELECT * FROM ({looks}) AS lanes ORDER BY random()) "
@@ -138,7 +140,7 @@ class Claims:
     def _rows_of(self, shard: int, lane: int) -> str:
         return (
             f"(SELECT {shard}, id, kind, payload::text FROM {self._tables[shard]}"  # noqa: S608  # ours and numbers
-            f" WHERE lane = {lane} ORDER BY id LIMIT {ROWS})"
+            f" WHERE lane BETWEEN {lane} AND {lane} ORDER BY lane, id LIMIT {ROWS})"
         )
 
 

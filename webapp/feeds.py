@@ -10,7 +10,7 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -163,8 +163,20 @@ class Feeds:
 
     def followed(self, person: int, followee: int) -> None:
         """`person` follows `followee`: the newest photos join the feed. Raises redis.RedisError."""
-        if not self._redis.exists(feed_key(person)):
-            return  # whoever builds it reads PostgreSQL after this, and finds the follow there
+        if self.existing([person]):
+            self._join(person, followee)
+
+    def existing(self, people: Collection[int]) -> set[int]:
+        """Those of `people` who have a feed. Raises redis.RedisError.
+
+        Whoever builds that of another reads PostgreSQL after this, and finds there what was committed before.
+        """
+        with self._redis.pipeline(transaction=False) as batch:
+            for person in people:
+                batch.exists(feed_key(person))
+            return {person for person, there in zip(people, batch.execute(), strict=True) if there}
+
+    def _join(self, person: int, followee: int) -> None:
         if self._are_pulled([followee]):
             self._add_to([person], [_account(followee)])
             return

@@ -91,9 +91,11 @@ class Tasks:
         last = {(edge.follower, edge.followee): (row, edge) for row, edge in follows}
         try:
             self._edges.apply(shard, [Change(row.id, edge) for row, edge in last.values()])
+            there = self._feeds.existing({edge.follower for _, edge in last.values()})
             for _, edge in last.values():
-                change = self._feeds.followed if edge.active else self._feeds.unfollowed
-                change(edge.follower, edge.followee)
+                if edge.follower in there:
+                    change = self._feeds.followed if edge.active else self._feeds.unfollowed
+                    change(edge.follower, edge.followee)
         except Exception as failure:
             result.failure = _told(failure)
         else:

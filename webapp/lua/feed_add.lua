@@ -12,11 +12,11 @@ end
 
 local found = 0
 for _, feed in ipairs(KEYS) do
-  if call('EXISTS', feed) == 1 then
+  local before = call('ZCARD', feed)
+  if before > 0 then
     found = found + 1
     command[2] = feed
-    call(unpack(command))
-    if call('ZCARD', feed) > length then
+    if before + call(unpack(command)) > length then
       local others = call('ZLEXCOUNT', feed, '-', '(0')
       call('ZREMRANGEBYRANK', feed, others, -(length + 1))
     end
