@@ -7,6 +7,8 @@ PORT   ?=
 DATA   ?=
 ORIGIN ?=
 ARGS   ?=
+# Tests at a time: much of their time is waiting, so two fit on two cores. ARGS="-n 0" runs them in one process.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint campaign bench clean
@@ -16,7 +18,8 @@ ARGS   ?=
 help:
 	@echo 'make demo        start everything and leave it running; PORT=8000 fixes the page, DATA=folder keeps the data,'
 	@echo '                 ORIGIN=http://localhost:5173 lets a page of yours connect (several: ORIGIN="... ...")'
-	@echo 'make test        ruff, mypy and every test but the long ones; ARGS="-k name" chooses'
+	@echo 'make test        ruff, mypy and every test but the long ones; ARGS="-k name" chooses,'
+	@echo '                 WORKERS=4 runs four at a time (two otherwise), ARGS="-n 0" one in this process'
 	@echo 'make lint        ruff and mypy alone'
 	@echo 'make campaign    the long tests: chaos, soak, outages'
 	@echo 'make bench       measure; ARGS chooses the benches'
@@ -29,7 +32,7 @@ demo: $(VENV)/.embedded
 	  $(foreach origin,$(ORIGIN),--origin '$(origin)') </dev/null
 
 test: lint
-	$(BIN)/python -m pytest $(ARGS) </dev/null
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS) </dev/null
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
