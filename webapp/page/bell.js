@@ -21,9 +21,12 @@ const STATES = {
   stopped: ["Not connected", "off"],
 };
 
+const heading = (words) => make("li.heading", {role: "presentation"}, words);
+const HEADINGS = {fresh: heading("New"), rest: heading("Earlier")};
+
 export class Bell {
   #button; #badge; #panel; #list; #empty; #state; #retry; #readAll; #said;
-  #notifier = null; #inputAt = -Infinity; #new = new Set(); #drawing = false; #gathered = []; #toasts = []; #retryAt = 0; #calm = null;
+  #notifier = null; #inputAt = -Infinity; #new = new Set(); #drawing = false; #gathered = []; #toasts = []; #items = new Map(); #shown = new Map(); #retryAt = 0; #calm = null;
 
   constructor() {
     const part = (id) => document.getElementById(id);
@@ -59,6 +62,8 @@ export class Bell {
     this.#new.clear();
     this.#gathered = [];
     if (this.#opened) this.#panel.hidePopover();
+    this.#items.clear();
+    this.#shown.clear();
     this.#list.replaceChildren();
     this.#badge.hidden = this.#button.hidden = true;
     this.titled();
@@ -148,8 +153,7 @@ export class Bell {
   // -- what came
 
   #news(row) {
-    if (row.object?.type === "photo") photos.refresh(row.object.id);
-    else if (row.object?.url?.startsWith("/p/")) photos.refresh(row.object.url.slice(3).split("#")[0]);
+    look(row);
     if (this.#opened) {
       this.#new.add(row.id);
       return;
@@ -164,7 +168,7 @@ export class Bell {
     if (row === undefined || this.#opened) return;
     const words = `${who(row)} ${did(row, session.me?.name)}`;
     const more = rows.length > 1 ? ` (and ${rows.length - 1} more)` : "";
-    this.#toasts.push(toast(words + more, {href: leads(row), face: face(row.actors[0], "small"), picture: thumbnail(row)}));
+    this.#toasts.push(toast(words + more, {href: leads(row), opened: () => this.#open(row), face: face(row.actors[0], "small"), picture: thumbnail(row)}));
     this.#button.classList.remove("rung");
     requestAnimationFrame(() => this.#button.classList.add("rung"));
   }
@@ -189,22 +193,54 @@ export class Bell {
     say(this.#said, unread > 0 ? `, ${unread} unread` : "");
     this.#readAll.disabled = unread <= 0;
     this.#empty.hidden = rows.length > 0;
+    this.#gone(rows);
     if (this.#opened) this.#rows(rows);
     this.titled();
   }
 
+  /** What was taken back has changed its photo, too. */
+  #gone(rows) {
+    const now = new Map(rows.map((row) => [row.id, row]));
+    for (const [id, row] of this.#shown) if (!now.has(id)) look(row);
+    this.#shown = now;
+  }
+
   #rows(rows) {
-    const held = document.activeElement?.closest("#rows li")?.dataset.id;
+    const held = document.activeElement;
     const fresh = rows.filter(({id}) => this.#new.has(id));
     const rest = rows.filter(({id}) => !this.#new.has(id));
-    const heading = (words) => make("li.heading", {role: "presentation"}, words);
-    this.#list.replaceChildren(
-      ...(fresh.length > 0 ? [heading("New"), ...fresh.map((row) => this.#row(row))] : []),
-      ...(fresh.length > 0 && rest.length > 0 ? [heading("Earlier")] : []),
-      ...rest.map((row) => this.#row(row)));
-    const links = [...this.#list.querySelectorAll("a")];
-    links.forEach((link, at) => { link.tabIndex = at === 0 ? 0 : -1; });
-    if (held) this.#list.querySelector(`[data-id="${CSS.escape(held)}"] a`)?.focus({preventScroll: true});
+    const wanted = [
+      ...(fresh.length > 0 ? [HEADINGS.fresh, ...fresh.map((row) => this.#item(row))] : []),
+      ...(fresh.length > 0 && rest.length > 0 ? [HEADINGS.rest] : []),
+      ...rest.map((row) => this.#item(row)),
+    ];
+    this.#drop(new Set(wanted), new Set(rows.map(({id}) => id)));
+    // What stays is left alone: a row that is taken out and put in again under a finger would not be pressed.
+    wanted.forEach((item, at) => {
+      if (this.#list.children[at] !== item) this.#list.insertBefore(item, this.#list.children[at] ?? null);
+    });
+    this.#list.querySelectorAll("a").forEach((link, at) => { link.tabIndex = at === 0 ? 0 : -1; });
+    if (held?.isConnected && this.#list.contains(held)) held.focus({preventScroll: true});
+  }
+
+  /** Takes out what is not there any more; the keyboard stays in the list. */
+  #drop(items, ids) {
+    for (const item of [...this.#list.children]) {
+      if (items.has(item)) continue;
+      if (!ids.has(item.dataset.id) && item.contains(document.activeElement)) this.#panel.focus({preventScroll: true});
+      item.remove();
+    }
+    for (const id of this.#items.keys()) if (!ids.has(id)) this.#items.delete(id);
+  }
+
+  /** The element of a row; one that says the same as before is the same. */
+  #item(row) {
+    const known = this.#items.get(row.id);
+    if (known?.row === row) return known.item;
+    const item = this.#row(row);
+    if (known?.item.contains(document.activeElement)) queueMicrotask(() => item.firstElementChild.focus({preventScroll: true}));
+    this.#items.set(row.id, {row, item});
+    return item;
   }
 
   #row(row) {
@@ -221,8 +257,14 @@ export class Bell {
 
   #open({id}) {
     this.#notifier?.read([id]);
-    this.#panel.hidePopover();
+    if (this.#opened) this.#panel.hidePopover();
   }
+}
+
+/** Looks again at the photo that a row is about, if it is on a page. */
+function look({object}) {
+  const [, id] = /^\/p\/(\d+)/.exec(object?.url ?? "") ?? [];
+  if (id) photos.refresh(id);
 }
 
 function thumbnail({object}) {

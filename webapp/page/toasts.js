@@ -7,16 +7,16 @@ const MOST = 3;
 
 /**
  * Says something. `tone`: "note" or "fault"; `action` and `act`: a button; `face` and `picture`: elements beside it;
- * `href`: where it leads. Gives a function that takes it away.
+ * `href`: where it leads, `opened()`: it was followed. Gives a function that takes it away.
  */
-export function toast(text, {tone = "note", action = null, act = null, face = null, picture = null, href = null} = {}) {
+export function toast(text, {tone = "note", action = null, act = null, face = null, picture = null, href = null, opened = () => {}} = {}) {
   const region = document.getElementById("toasts");
   const node = make(`div.toast.${tone}`);
   const close = () => {
     clearTimeout(timer);
     node.remove();
   };
-  const body = href === null ? make("p", {}, text) : make("a.lead", {href, onclick: close}, text);
+  const body = href === null ? make("p", {}, text) : make("a.lead", {href, onclick: () => { close(); opened(); }}, text);
   const button = action && make("button.quiet", {type: "button", onclick: () => { close(); act(); }}, action);
   const end = make("button.round", {type: "button", "aria-label": "Dismiss", onclick: close}, icon("close"));
   node.append(...[face, body, picture, button, end].filter(Boolean));
