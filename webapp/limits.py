@@ -68,12 +68,14 @@ class Limits:
             raise Problem("unavailable", "tries cannot be counted at the moment", wait=5) from failure
 
 
-@functools.cache
 def limits() -> Limits:
-    """Those of this process, by the configuration in force. They may be shared by threads."""
+    """Those of the configuration in force. They may be shared by threads."""
     from django.conf import settings
 
-    return Limits(redis_clients.client("limits"), settings.CONFIG.limits)
+    return _limits(redis_clients.client("limits"), settings.CONFIG.limits)
+
+
+_limits: Final = functools.lru_cache(maxsize=8)(Limits)
 
 
 def networks(texts: Sequence[str]) -> tuple[Network, ...]:

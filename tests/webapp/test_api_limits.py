@@ -1,0 +1,96 @@
+"""How often one may do what, and that guesses of passwords are counted."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.webapp.caller import PASSWORD, PICTURE, Caller
+from tests.webapp.stack import Stack
+
+
+@pytest.fixture
+def limited(api: Caller, db: Stack) -> Caller:
+    """A client with rates that are soon used up; a day is as good as for ever."""
+    db.sections["limits"] = {
+        "address": "60/day", "reads": "4/day", "writes": "3/day", "uploads": "1/day", "sign_ups": "5/day",
+        "log_ins": "3/day",
+    }  # fmt: skip
+    db.write()
+    return api
+
+
+def test_reads_and_writes_of_a_person(limited: Caller) -> None:
+    ana, ben = limited.join("ana"), limited.join("ben")
+    other = Caller()
+    assert [limited("GET", "/api/me", ana).status for _ in range(4)] == [200] * 4
+    refused = other("GET", "/api/feed", ana)
+    assert (refused.status, refused.problem) == (429, "too-many-requests")
+    assert 80_000 / 4 < int(refused.headers["Retry-After"]) <= 86_400 / 4
+    assert limited("GET", "/api/me", ben).status == 200, "another person has their own"
+    assert [limited("PATCH", "/api/me", ana, {"bio": "x"}).status for _ in range(4)] == [200, 200, 200, 429]
+
+
+def test_what_is_refused_is_not_done(limited: Caller) -> None:
+    ana = limited.join("ana")
+    for number in range(4):
+        limited("PATCH", "/api/me", ana, {"bio": str(number)})
+    assert limited("GET", "/api/me", ana).json["bio"] == "2"
+
+
+def test_uploads(limited: Caller) -> None:
+    ana = limited.join("ana")
+    assert limited.form("POST", "/api/photos", ana, file=PICTURE).status == 201
+    assert limited.form("PUT", "/api/me/avatar", ana, file=PICTURE).problem == "too-many-requests"
+    assert limited("PATCH", "/api/me", ana, {"bio": "x"}).status == 200
+
+
+def test_an_address(limited: Caller) -> None:
+    assert [limited("GET", "/api/discover").status for _ in range(61)] == [200] * 60 + [429]
+    assert Caller()("GET", "/api/discover").status == 200
+    for path in ("/api/health", "/api/ready"):
+        assert limited("GET", path).status == 200, "who looks after it is not turned away"
+
+
+def test_an_address_behind_a_proxy(limited: Caller) -> None:
+    """What a trusted proxy says counts; what a client says of itself does not."""
+    proxy = Caller("127.0.0.1")
+    statuses = [
+        proxy("GET", "/api/discover", HTTP_X_FORWARDED_FOR=f"9.9.9.{at}, 198.51.100.7").status
+        for at in range(61)
+    ]
+    assert statuses == [200] * 60 + [429]
+    assert proxy("GET", "/api/discover", HTTP_X_FORWARDED_FOR="198.51.100.8").status == 200
+    liar = Caller()
+    statuses = [liar("GET", "/api/discover", HTTP_X_FORWARDED_FOR=f"9.9.9.{at}").status for at in range(61)]
+    assert statuses == [200] * 60 + [429]
+
+
+def test_sign_ups(limited: Caller) -> None:
+    for number in range(5):
+        limited.join(f"p{number}")
+    assert limited("POST", "/api/people", None, {"name": "p6", "password": PASSWORD}).status == 429
+    assert Caller()("POST", "/api/people", None, {"name": "p6", "password": PASSWORD}).status == 201
+
+
+def test_guessing_from_one_address(limited: Caller) -> None:
+    for number in range(3):
+        limited("POST", "/api/session", None, {"name": f"p{number}", "password": "guess"})
+    assert limited("POST", "/api/session", None, {"name": "p9", "password": "guess"}).status == 429
+
+
+def test_guessing_from_many_addresses(limited: Caller) -> None:
+    """The right words are refused as well: or the throttle would tell which they are."""
+    limited.join("ana")
+    statuses = [
+        Caller()("POST", "/api/session", None, {"name": name, "password": "guess"}).status
+        for name in ("ana", "ANA", "Ana")
+    ]
+    assert statuses == [401] * 3
+    refused = Caller()("POST", "/api/session", None, {"name": "ana", "password": PASSWORD})
+    assert (refused.status, refused.problem) == (429, "too-many-requests")
+    assert int(refused.headers["Retry-After"]) > 0
+
+
+def test_guessing_tokens_counts_too(limited: Caller) -> None:
+    statuses = [limited("GET", "/api/me", HTTP_AUTHORIZATION="Bearer x").status for _ in range(61)]
+    assert statuses == [401] * 60 + [429]
