@@ -147,10 +147,9 @@ class Relay:
         self._parts = {(name, lanes): Backoff(clock, chance) for name in nodes for lanes in (EVENTS, TASKS)}
         self.figures = Figures(Counter())
 
-    def once(self, which: Collection[range] = BOTH) -> bool:
-        """One batch of `which` from every node. Returns whether more may be there already; raises no outage."""
-        more = [self._turn(name, lanes) for name, lanes in self._parts if lanes in which]
-        return any(more)
+    def once(self, which: Collection[range] = BOTH) -> set[range]:
+        """One batch of `which` from every node. Returns those of which there may be more; raises no outage."""
+        return {lanes for name, lanes in self._parts if lanes in which and self._turn(name, lanes)}
 
     def close(self) -> None:
         """Ends the connections to the nodes."""

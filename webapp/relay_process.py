@@ -75,8 +75,7 @@ def run(relay: Relay, bell: Bell, stop: threading.Event, tell: Callable[[str], N
         while not stop.is_set():
             if time.monotonic() >= look_at:
                 which, look_at = BOTH, time.monotonic() + POLL
-            if not (which and relay.once(which)):
-                which = bell.wait(look_at - time.monotonic())
+            which = relay.once(which) or bell.wait(look_at - time.monotonic())
             if time.monotonic() >= report_at:
                 _report(relay, tell)
                 report_at = time.monotonic() + REPORT
