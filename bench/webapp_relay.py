@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import redis
 
 from bench.harness import (
@@ -30,6 +31,7 @@ from bench.harness import (
     interleave,
     start_redis,
 )
+from webapp.config import load, secret
 from webapp.embedded import Postgres
 
 SHARDS = 8
@@ -246,12 +248,7 @@ def bare() -> None:
 
     No claims, no order between processes, no second kind of row, no figures.
     """
-    from webapp.config import load
-    from webapp.shards.layout import secret
-
     config = load(Path(os.environ["WEBAPP_CONFIG"]))
-    import psycopg2
-
     node = config.shards.nodes[0]
     link = psycopg2.connect(node.primary, password=secret(node.password_file, ""))
     client = redis.Redis.from_url(config.redis.url)

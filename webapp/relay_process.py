@@ -56,7 +56,7 @@ class Bell:
 
     def _heard(self, seconds: float) -> set[range]:
         if self._channel is None:
-            self._channel = self._redis.pubsub()
+            self._channel = self._redis.pubsub()  # type: ignore[no-untyped-call]  # redis-py has not typed it
             self._channel.subscribe(CHANNEL)
         heard: set[range] = set()
         # One look at the outbox answers all wake-ups that have come.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped, unused-ignore]
 import pytest
 import redis
 
@@ -127,7 +127,8 @@ def test_lanes_are_used_alike_and_events_and_tasks_share_none() -> None:
     lanes = Counter(outbox.lane_of("event", key) for key in keys)
     assert set(lanes) == set(range(16))
     assert min(lanes.values()) > 50
-    for key, kind in itertools.product(keys, ("edge", "fanout", "withdraw")):
+    tasks: tuple[outbox.Kind, ...] = ("edge", "fanout", "withdraw")
+    for key, kind in itertools.product(keys, tasks):
         assert outbox.lane_of(kind, key) == outbox.lane_of("event", key) + 16
 
 
