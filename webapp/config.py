@@ -348,7 +348,7 @@ class _Reading(NamedTuple):
         if not isinstance(data, Mapping):
             return self._wrong(path, f"found {_kind(data)}, expected a table")
         fields, before = _fields(kind), len(self.faults)
-        for name in data.keys() - fields.keys():
+        for name in (name for name in data if name not in fields):
             near = difflib.get_close_matches(name, fields, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(fields)}"
             self._wrong(_below(path, name), f"unknown setting; {hint}")
@@ -404,19 +404,19 @@ def _kind(value: object) -> str:
     return names.get(type(value), "a date or time")
 
 
+_PLAIN = {
+    "str": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "array": "a list",
+    "object": "a table", "null": "nothing",
+}  # fmt: skip
+
+
 def _said(fault: msgspec.ValidationError) -> str:
-    """Msgspec's own words, which never quote the value: "Expected `int` >= 1"."""
-    text = str(fault).split(" - at `$")[0]
-    for python, plain in (
-        ("`str`", "text"),
-        ("`int`", "a whole number"),
-        ("`float`", "a number"),
-        ("`bool`", "true or false"),
-        ("`array`", "a list"),
-        ("`object`", "a table"),
-        ("`null`", "nothing"),
-    ):
-        text = text.replace(python, plain)
+    """Msgspec's own words, which never quote the value, with plain names of types."""
+
+    def plain(found: re.Match[str]) -> str:
+        return ", ".join(_PLAIN.get(name, name) for name in found[1].split(" | "))
+
+    text = re.sub(r"`([^`]+)`", plain, str(fault).split(" - at `$")[0])
     return text[:1].lower() + text[1:]
 
 

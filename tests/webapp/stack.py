@@ -30,6 +30,7 @@ class Stack:
         self.folder.chmod(0o755)
         self.redis_url = redis_url
         self.shards = 8
+        self.database = "webapp"
         self.sections: dict[
             str, dict[str, object]
         ] = {}  # further settings, by section and name: write() them
@@ -44,9 +45,10 @@ class Stack:
 
     def write(self, *, replicated: bool = False) -> None:
         """Writes the file, and has this process use what it says."""
+        primary = self.primary.url.rpartition("/")[0] + f"/{self.database}"
         replicas = f', replicas = ["{self.replica.url}"]' if replicated else ""
         node = (
-            f'{{shards = "0-{self.shards - 1}", primary = "{self.primary.url}"{replicas}, '
+            f'{{shards = "0-{self.shards - 1}", primary = "{primary}"{replicas}, '
             f'password_file = "{self.primary.password_file}"}}'
         )
         sections: dict[str, dict[str, object]] = {

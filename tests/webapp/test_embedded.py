@@ -39,7 +39,7 @@ def place() -> Iterator[Path]:
 @pytest.fixture
 def folder(place: Path, request: pytest.FixtureRequest) -> Path:
     """A folder of the test's own, of the same kind."""
-    found = place / request.node.name[:60]
+    found: Path = place / request.node.name[:60]
     found.mkdir()
     return found
 

@@ -29,7 +29,7 @@ class Command(BaseCommand):
                 self.stdout.write(f"\r[{bar}] shard {shard + 1} of {count}", ending="")
                 self.stdout.flush()
             elif applied:
-                self.stdout.write(f"shard {shard}: {applied} migration{'s' * (applied != 1)}")
+                self.stdout.write(f"shard {shard}: {_migrations(applied)}")
 
         try:
             applied = migrate_all(told)
@@ -37,4 +37,10 @@ class Command(BaseCommand):
             raise CommandError(str(fault)) from None
         if self.stdout.isatty():
             self.stdout.write("")
-        self.stdout.write(f"{count} shards are up to date; {applied} migrations were applied")
+        self.stdout.write(
+            f"{count} shards are up to date; {_migrations(applied)} {'was' if applied == 1 else 'were'} applied"
+        )
+
+
+def _migrations(count: int) -> str:
+    return f"{count} migration{'s' * (count != 1)}"
