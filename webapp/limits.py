@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, Final, Literal, NamedTuple, cast, get_args
 
 import redis
 
@@ -39,26 +39,30 @@ class Limits:
         self._rates = {name: config.rate(getattr(settings, name)) for name in get_args(Name)}
         self._silent_until = 0.0
 
-    def take(self, *counts: Count, must: bool = False) -> None:
+    def take(self, *counts: Count, must: bool = False, also: str | None = None) -> dict[bytes, bytes] | None:
         """Counts a request against all of these. Raises Problem `too-many-requests` when one is used up.
 
         When Redis cannot count: lets it pass, or with `must` raises Problem `unavailable`. What guards
         passwords must be counted.
+
+        Returns the hash under the key `also`, read in the same call; None when that was not possible.
         """
         arguments: list[float] = []
         for count in counts:
             rate = self._rates[count.name]
             arguments += (rate.seconds * _MICROSECONDS / rate.count, rate.count)
         try:
-            wait: Any = self._script(keys=[f"limit:{name}:{whose}" for name, whose in counts], args=arguments)
+            keys = [f"limit:{name}:{whose}" for name, whose in counts]
+            wait, pairs = cast("Any", self._script(keys=[*keys, also] if also else keys, args=arguments))
         except redis.RedisError as failure:
             self._uncounted(failure, must)
-            return
+            return None
         if wait:
             seconds = wait / _MICROSECONDS
             raise Problem(
                 "too-many-requests", "this was too often; try again after Retry-After", wait=seconds
             )
+        return dict(zip(pairs[::2], pairs[1::2], strict=True)) if also else None
 
     def _uncounted(self, failure: redis.RedisError, must: bool) -> None:
         if time.monotonic() >= self._silent_until:

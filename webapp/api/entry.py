@@ -17,7 +17,9 @@ from ninja.errors import HttpError, ValidationError
 from webapp import limits, tokens
 from webapp.limits import Count, Name
 from webapp.problems import CONTENT_TYPE, Fault, Problem, of_status, response
-from webapp.shards import identify
+from webapp.redis_clients import client
+from webapp.shards import identify, layout, replicas
+from webapp.shards.context import scope
 
 HERE: Final = "/api/"
 FORM_BYTES: Final = 65_536
@@ -78,10 +80,10 @@ class Entry:
             if path not in _ANYBODY:
                 request.person = _person(request)
         finally:
+            if request.person is not None:
+                identify(request.person)
             # Also of who is nobody: guessing tokens is counted.
             _count(request)
-        if request.person is not None:
-            identify(request.person)
         _weigh(request)
 
 
@@ -107,7 +109,19 @@ def _count(request: HttpRequest) -> None:
         counts.append(Count("reads" if request.method in _READS else "writes", person))
         if where in _UPLOADS:
             counts.append(Count("uploads", person))
-    limits.limits().take(*counts, must=guard is not None)
+    also = _marks_to_read(request)
+    marks = limits.limits().take(*counts, must=guard is not None, also=also)
+    found = scope()
+    if marks is not None and found is not None:
+        replicas.told(found, marks)
+
+
+def _marks_to_read(request: HttpRequest) -> str | None:
+    """What the choice of a replica depends on is read with the limits, where one Redis has both."""
+    if request.person is None or not any(node.replicas for node in layout().nodes):
+        return None
+    same = client("marks") is client("limits")
+    return replicas.marks_key(request.person) if same else None
 
 
 def _weigh(request: HttpRequest) -> None:

@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from webapp.redis_clients import client
 from webapp.shards.context import Scope, layout, on_alias, scope, wants_primary
 from webapp.shards.layout import NodePlace
 
-__all__ = ["down", "forget_all", "reading", "remember"]
+__all__ = ["down", "forget_all", "marks_key", "reading", "remember", "told"]
 
 CHECK_SECONDS: Final = 2.0  # between looks at a replica
 DOWN_SECONDS: Final = 10.0  # until a replica that could not be reached is tried again
@@ -143,7 +144,7 @@ def _passed(person: int, node: int, mark: tuple[int, int], replica: str) -> bool
         return False
     if _lsn(replica, REPLAYED_LSN) < lsn:
         return False
-    client("marks").eval(DROP_LUA, 1, _key(person), str(node), f"{lsn}:{written_ms}")
+    client("marks").eval(DROP_LUA, 1, marks_key(person), str(node), f"{lsn}:{written_ms}")
     return True
 
 
@@ -183,19 +184,29 @@ def _lsn(alias: str, question: str) -> int:
         return int(found or 0)
 
 
-def _key(person: int) -> str:
+def marks_key(person: int) -> str:
+    """The key of what `told` takes, for whoever asks Redis about this person anyway."""
     return f"wrote:{person}"
+
+
+def told(found: Scope, marks: Mapping[bytes, bytes]) -> None:
+    """Takes what stands under `marks_key` of the acting person, which then is not asked for."""
+    found.marks = _parsed(marks)
 
 
 def _mark(person: int, node: int, lsn: int) -> None:
     now = int(time.time() * 1000)
-    client("marks").eval(MARK_LUA, 1, _key(person), str(node), str(lsn), str(now), str(MARK_SECONDS))
+    client("marks").eval(MARK_LUA, 1, marks_key(person), str(node), str(lsn), str(now), str(MARK_SECONDS))
 
 
 def _marks(person: int) -> dict[int, tuple[int, int]]:
-    found: Any = client("marks").hgetall(_key(person))
+    found: Any = client("marks").hgetall(marks_key(person))
+    return _parsed(found)
+
+
+def _parsed(marks: Mapping[bytes, bytes]) -> dict[int, tuple[int, int]]:
     return {
-        int(node): (int(lsn), int(when)) for node, text in found.items() for lsn, when in [text.split(b":")]
+        int(node): (int(lsn), int(when)) for node, text in marks.items() for lsn, when in [text.split(b":")]
     }
 
 
