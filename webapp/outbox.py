@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -37,7 +37,8 @@ _log: Final = logging.getLogger(__name__)
 _PUT: Final = (
     "WITH held AS MATERIALIZED (SELECT pg_advisory_xact_lock(%s, %s)) "
     "INSERT INTO outbox (id, lane, kind, payload, created) "
-    "SELECT next_id(), %s, %s, %s, clock_timestamp() FROM held RETURNING id"
+    "SELECT next_id(), %s, %s, one.payload, clock_timestamp() "
+    "FROM held, unnest(%s::text[]) WITH ORDINALITY AS one(payload, place) ORDER BY place RETURNING id"
 )
 
 
@@ -73,14 +74,21 @@ def put(kind: Kind, key: int, payload: Mapping[str, Any] | Struct) -> int:
     Returns the id of the row: the event's id, and its time. Call it last in the transaction, after all other writes.
     Raises RuntimeError outside a transaction.
     """
+    return put_all(kind, key, [payload])[0]
+
+
+def put_all(kind: Kind, key: int, payloads: Sequence[Mapping[str, Any] | Struct]) -> list[int]:
+    """As `put`, for any number of rows of one key in one round trip. Returns their ids, in order."""
     if not connections[shards.current_node().primary].in_atomic_block:
         raise RuntimeError("outbox.put() outside a transaction: the row would stand without its change")
-    values = (_LOCKS, _spread(key) >> 33, lane_of(kind, key), kind, msgspec.json.encode(payload).decode())
+    if not payloads:
+        return []
+    texts = [msgspec.json.encode(payload).decode() for payload in payloads]
     with shards.write_cursor() as cursor:
-        cursor.execute(_PUT, values)
-        row = cursor.fetchone()
+        cursor.execute(_PUT, (_LOCKS, _spread(key) >> 33, lane_of(kind, key), kind, texts))
+        rows = cursor.fetchall()
     announce(kind)
-    return int(row[0])
+    return [int(number) for (number,) in rows]
 
 
 def announce(kind: Kind) -> None:

@@ -179,8 +179,9 @@ class Relay:
         rows = batch.rows
         if not rows:
             return batch.more, None
-        known = [row for row in rows if row.kind == "event" and row.payload.startswith("{")]
-        strange = [row for row in rows if not (row.kind == "event" and row.payload.startswith("{"))]
+        known, strange = [], []
+        for row in rows:
+            (known if row.kind == "event" and row.payload.startswith('{"') else strange).append(row)
         for row in strange:
             _log.error("outbox row %d of shard %d is no event: kind %r", row.id, row.shard, row.kind)
         self._events.append([event(row.id, row.payload) for row in known])
@@ -195,7 +196,8 @@ class Relay:
         result = self._tasks.run(batch.rows)
         queue.finish(result.done, result.parked)
         self._count(result.done, len(result.parked))
-        return batch.more, result.failure
+        left = len(result.done) + len(result.parked) < len(batch.rows)
+        return batch.more or left, result.failure
 
     def _count(self, rows: Sequence[Row], parked: int) -> None:
         counts = self.figures.counts
@@ -217,3 +219,7 @@ class Relay:
             _log.warning("%s: kept, and tried again: %s: %s", what, type(failure).__name__, failure)
         self.figures.counts["failures"] += 1
         backoff.failed()
+        if isinstance(failure, psycopg2.Error):
+            # The node itself: neither its events nor its tasks can be had.
+            other = self._parts[name, TASKS if lanes == EVENTS else EVENTS]
+            other.until = max(other.until, backoff.until)

@@ -40,7 +40,11 @@ def _tables(place: NodePlace) -> dict[int, str]:
 def _connector(place: NodePlace) -> Callable[[], Any]:
     def connect() -> Any:
         parameters = connections[place.primary].get_connection_params()
-        own = {"application_name": "webapp relay", "options": parameters.get("options", "") + _SETTINGS}
+        own = {
+            "connect_timeout": 2,
+            "application_name": "webapp relay",
+            "options": parameters.get("options", "") + _SETTINGS,
+        }
         plain = {
             name: value
             for name, value in parameters.items()

@@ -6,6 +6,7 @@ Each may be done any number of times. Rows that fail stay in the outbox, the oth
 from __future__ import annotations
 
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol
@@ -18,6 +19,9 @@ from django.db import OperationalError as DatabaseOutage
 from webapp.claims import Row
 from webapp.feeds import Feeds
 from webapp.outbox import Edge, Fanout, Withdraw
+
+BUDGET: Final = 2.0
+"""Seconds for the photos of one batch: what is done must be deleted long before PostgreSQL gives up on us."""
 
 _log: Final = logging.getLogger(__name__)
 OUTAGES: Final = (redis.ConnectionError, redis.TimeoutError, DatabaseOutage, InterfaceError)
@@ -55,15 +59,24 @@ class Tasks:
     """Does tasks of the kinds edge, fanout and withdraw.
 
     delete_file  removes a file of the photo storage by name; one that is gone already is no error
+    clock        seconds, monotonic
     """
 
-    def __init__(self, edges: Edges, feeds: Feeds, delete_file: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        edges: Edges,
+        feeds: Feeds,
+        delete_file: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._edges = edges
         self._feeds = feeds
         self._delete_file = delete_file
+        self._clock = clock
 
     def run(self, rows: Iterable[Row]) -> Result:
-        """Does all it can."""
+        """Does all it can within some seconds; what is left then stays without a failure."""
+        until = self._clock() + BUDGET
         result = Result([], [])
         edges: dict[int, list[tuple[Row, Edge]]] = defaultdict(list)
         photos: list[tuple[Row, Fanout | Withdraw]] = []
@@ -79,7 +92,7 @@ class Tasks:
                 result.parked.append(row)
         for shard, follows in edges.items():
             self._follows(shard, follows, result)
-        self._photos(photos, result)
+        self._photos(photos, result, until)
         return result
 
     def _follows(self, shard: int, follows: Sequence[tuple[Row, Edge]], result: Result) -> None:
@@ -101,9 +114,11 @@ class Tasks:
         else:
             result.done += (row for row, _ in follows)
 
-    def _photos(self, photos: Sequence[tuple[Row, Fanout | Withdraw]], result: Result) -> None:
+    def _photos(self, photos: Sequence[tuple[Row, Fanout | Withdraw]], result: Result, until: float) -> None:
         failed: set[int] = set()
         for row, task in photos:
+            if self._clock() >= until:
+                return
             if task.photo in failed:
                 continue  # a photo is not withdrawn before it was brought out
             try:

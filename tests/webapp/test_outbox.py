@@ -87,6 +87,15 @@ def test_like_unlike_and_like_again_are_three_events_in_order(db: Stack) -> None
     assert len({event["id"] for event in events}) == 3
 
 
+def test_many_rows_of_a_key_are_put_at_once_and_in_order(db: Stack) -> None:
+    with shard(3), atomic():
+        assert outbox.put_all("event", KEY, []) == []
+        numbers = outbox.put_all("event", KEY, [LIKE | {"text": str(turn)} for turn in range(3000)])
+    found = rows(3)
+    assert [row.id for row in found] == numbers == sorted(set(numbers))
+    assert [json.loads(row.payload)["text"] for row in found] == [str(turn) for turn in range(3000)]
+
+
 def test_tasks_keep_their_form(db: Stack) -> None:
     with shard(3), atomic():
         outbox.put("edge", 5, outbox.Edge(5, 6, active=True))

@@ -311,6 +311,23 @@ def test_a_big_account_is_pulled(site: Site, people: list[int], client: redis.Re
     assert site.read(fans[1]) == [first]
 
 
+def test_a_batch_that_takes_long_is_left_in_the_middle_and_goes_on(site: Site, people: list[int]) -> None:
+    ana, ben, *_ = people
+    site.follow(ben, ana)
+    site.relay()
+    site.read(ben)
+    made = [site.post(ana) for _ in range(5)]
+    seconds = itertools.count()  # each look at the clock is a second later
+    site.tasks = Tasks(PostgresEdges(), site.feeds, site.files.append, clock=lambda: next(seconds))
+    batch = site.claims.take(TASKS)
+    result = site.tasks.run(batch.rows)
+    assert result.failure is None
+    assert 0 < len(result.done) < len(batch.rows)
+    site.claims.finish(result.done)
+    site.relay()
+    assert site.read(ben) == made[::-1]
+
+
 def test_ten_thousand_followers(client: redis.Redis, db: Stack) -> None:
     site = Site(client, pull_above=10_000)
     owner = site.person("ana")
