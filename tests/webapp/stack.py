@@ -17,7 +17,7 @@ from webapp.shards.layout import Layout, databases
 from webapp.shards.replicas import forget_all
 
 # Nothing here outlives a machine: what makes PostgreSQL safe only makes tests slow.
-FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+FAST = {"fsync": "off", "full_page_writes": "off"}
 TABLES = ("photo_like", "comment", "photo", "following", "follower", "outbox", "person")
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import psycopg2
 from django.db import InterfaceError, OperationalError, connections
 from django.db.backends.postgresql import base
-from psycopg2 import extensions, sql
+from psycopg2 import errorcodes, extensions, sql
 
 from webapp.shards.context import ShardError, layout, target
 from webapp.shards.layout import schema
@@ -157,12 +157,18 @@ def _read_elsewhere(
     try:
         return execute(query, params, many, context)
     except (OperationalError, InterfaceError) as fault:
-        if wrapper.in_atomic_block or isinstance(target(), str):
+        dead = wrapper.connection is None or wrapper.connection.closed
+        if wrapper.in_atomic_block or isinstance(target(), str) or not (dead or _gave_way(fault)):
             raise
-        if wrapper.connection is None or wrapper.connection.closed:
+        if dead:
             down(wrapper.alias, fault)
             wrapper.close()
         cursor = connections[layout().aliases[wrapper.alias].primary].cursor()
         cursor.execute(query, params)
         context["cursor"].cursor = cursor.cursor  # the caller fetches from it
         return None
+
+
+def _gave_way(fault: Exception) -> bool:
+    """Did the replica cancel the query because what it replays removes rows that the query needs?"""
+    return getattr(fault.__cause__, "pgcode", None) == errorcodes.SERIALIZATION_FAILURE
