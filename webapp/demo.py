@@ -87,12 +87,12 @@ class Child:
     def stop(self, until: float) -> None:
         """Waits for its end, which comes by force at `until` (monotonic)."""
         if self.process is not None:
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 self.process.wait(max(0.05, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                with suppress(ProcessLookupError):
-                    os.killpg(self.process.pid, signal.SIGKILL)  # a session of its own: its workers too
-                self.process.wait()
+            # A session of its own: its workers too, which outlive a master that was killed.
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
         if self._guard is not None and self._guard.stdin is not None:
             with suppress(BrokenPipeError):
                 self._guard.stdin.write(b"done\n")

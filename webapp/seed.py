@@ -8,87 +8,22 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from random import Random
-from typing import Final, NamedTuple
+from typing import Final
 
 from django.contrib.auth.hashers import make_password
 
 from webapp import images, scenery, storage
+from webapp.cast import PASSWORD, PEOPLE, REMARKS, Somebody
 from webapp.models import Comment, Follower, Following, Like, Person, Photo
 from webapp.shards import atomic, first_id_at, shard, shard_of_name
 
-__all__ = ["PASSWORD", "PEOPLE", "Seed", "ids"]
+__all__ = ["LIMITS", "Seed", "ids"]
 
-PASSWORD: Final = "look-around"  # noqa: S105  # of people who exist in demos alone
 LIMITS: Final = images.Limits(bytes=20_000_000, pixels=20_000_000)
 DAY: Final = 86_400_000  # ms
 JOINED: Final = 1_735_689_600_000  # 2025-01-01: from here on they came, one a day
 PHOTOS_EACH: Final = 3
 
-
-class Somebody(NamedTuple):
-    """A person of the seed. `photos`: scene and caption."""
-
-    name: str
-    display_name: str
-    bio: str
-    photos: tuple[tuple[str, str], ...]
-
-
-PEOPLE: Final = (
-    Somebody("ana.lima", "Ana Lima", "Mountains before breakfast. Lisbon, mostly elsewhere.", (
-        ("mountains", "First light on the ridge. Worth every alarm clock."),
-        ("lake", "Not a breath of wind this morning."),
-        ("dunes", "Sand in everything I own. No regrets."))),
-    Somebody("bruno", "Bruno Keller", "I walk, I look up.", (
-        ("city", "The hour when the windows start to talk"),
-        ("city", "Rooftops, layer by layer"),
-        ("sea", "Evening ferry, last one home"))),
-    Somebody("chiyo", "Chiyo Tanaka", "Film, fog and forests", (
-        ("forest", "Fog rolled in while the kettle boiled"),
-        ("forest", "Somewhere up there is a path"),
-        ("lake", "Two mountains for the price of one"))),
-    Somebody("dmitri", "Dmitri Orlov", "Nights are for looking up", (
-        ("aurora", "Three hours at minus twenty, then this"),
-        ("aurora", "It moved like a curtain in an open window #aurora"),
-        ("mountains", "Moon over the pass"))),
-    Somebody("elif", "Elif Aydın", "Bosphorus, ferries, cats", (
-        ("sea", "Somebody left a road of light on the water"),
-        ("city", "Home, from the other shore"),
-        ("sea", "Flat calm. Even the gulls were quiet."))),
-    Somebody("femi", "Femi Adeyemi", "Desert guide. Ask me about tea.", (
-        ("dunes", "The wind irons them every night"),
-        ("dunes", "Found some shade. Not much."),
-        ("mountains", "Where the sand gives up"))),
-    Somebody("greta", "Greta Holm", "Slow travel, slower coffee", (
-        ("lake", "The boathouse is behind me, trust me"),
-        ("forest", "Autumn arrived on a Tuesday"),
-        ("aurora", "The neighbours woke us. Thank you, neighbours."))),
-    Somebody("hugo", "Hugo Marchand", "Architect. Counting windows since 1988.", (
-        ("city", "412 windows lit. I counted."),
-        ("sea", "A straight line, drawn by nobody"),
-        ("city", "Haze is just depth you can see"))),
-    Somebody("ines", "Inês Prado", "Surf reports and sunsets", (
-        ("sea", "No waves. Stayed anyway."),
-        ("dunes", "Behind the beach, before the storm"),
-        ("sea", "One boat, whole ocean"))),
-    Somebody("jonas", "Jonas Berg", "Maps, boots, soup", (
-        ("mountains", "Five ridges to the hut. Then four. Then soup."),
-        ("mountains", "Dusk turned the whole valley pink"),
-        ("forest", "Short cut. It was not a short cut."))),
-    Somebody("kavya", "Kavya Rao", "Astronomer by night, asleep by day", (
-        ("aurora", "Oxygen at 557.7 nanometres, for those who ask"),
-        ("city", "Light pollution, but make it pretty"),
-        ("lake", "Dawn, before the boats"))),
-    Somebody("leo", "Leo Fontaine", "I only came for the view", (
-        ("forest", "Counting trees. Lost count."),
-        ("mountains", "Blue hour, all of it"),
-        ("dunes", "Walked in circles. Nice circles."))),
-)  # fmt: skip
-REMARKS: Final = (
-    "This light!", "Where is that?", "I can hear how quiet it was.", "Frame it.", "Taking me there next time?",
-    "The colours are unreal", "Worth the walk", "That is my new wallpaper", "I was there last year, still think of it",
-    "More of these, please", "How early did you get up?", "The layers!",
-)  # fmt: skip
 
 Told = Callable[[int, int], None]
 
@@ -171,7 +106,7 @@ class Seed:
         # The newest of everybody within the last day or so, so that a feed begins with something fresh.
         age = (PHOTOS_EACH - 1 - number) * 6 * DAY + chance.randrange(1, 30 * 3_600_000)
         taken = self.now - age
-        size = chance.choice(((1200, 1500), (1500, 1200), (1440, 1440), (1200, 1500)))
+        size = chance.choice(((960, 1200), (1200, 960), (1080, 1080), (960, 1200)))
         made = images.picture(io.BytesIO(scenery.draw(scene, at * 10 + number, size)), LIMITS)
         key = _key("p", PEOPLE[at].name, number)
         _store(storage.square(key), made.square)

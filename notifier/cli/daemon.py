@@ -117,10 +117,15 @@ class Daemon:
             guard.wait()
 
 
-def daemon_toml(redis_url: str, page_origins: Iterable[str], app: str = "") -> str:
-    """The daemon's configuration: all on the loopback, on free ports, for these pages and our key alone.
+def daemon_toml(
+    redis_url: str, page_origins: Iterable[str], app: str = "", kids: Iterable[str] = (KID,)
+) -> str:
+    """The daemon's configuration: all on the loopback, on free ports, for these pages and keys alone.
 
-    `app`: TOML of the one app, whose phones are told of everything beside the bell."""
+    `app`: TOML of the one app, whose phones are told of everything beside the bell. `kids`: names of the keys."""
+    trusted = "\n".join(
+        f'[[tokens.keys]]\nkid = "{kid}"\nalgorithm = "EdDSA"\nfile = "keys/{kid}.pub"\n' for kid in kids
+    )
     # Each once: whoever names our own page with --origin says nothing new.
     origins = ", ".join(f'"{origin}"' for origin in dict.fromkeys(page_origins))
     listen = f'listen = "tcp:0:interface={HOST}"'
@@ -146,11 +151,7 @@ origins = [{origins}]
 [tokens]
 audience = "{AUDIENCE}"
 
-[[tokens.keys]]
-kid = "{KID}"
-algorithm = "EdDSA"
-file = "keys/{KID}.pub"
-
+{trusted}
 [drain]
 seconds = 1.0
 timeout_seconds = 3.0

@@ -1,16 +1,17 @@
-"""`notifier demo`: Valkey, fake APNs and FCM, the daemon and a web page on this machine, until Ctrl-C."""
+"""`notifier demo`: Valkey, fake APNs and FCM, the daemon and a photo site on this machine, until Ctrl-C."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
 import click
@@ -23,10 +24,11 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import ILogObserver, Logger, globalLogBeginner
 
 from notifier.cli.daemon import WEBSOCKET_PATH, Daemon, daemon_toml
-from notifier.cli.folder import AUDIENCE, DEFAULT, KID, VARIABLE, DemoFolder, FolderError
+from notifier.cli.folder import AUDIENCE, DEFAULT, KID, SITE_KID, VARIABLE, DemoFolder, FolderError
 from notifier.cli.lines import checker_of
 from notifier.cli.page_server import PublishError, Token, own_hosts, page_site
 from notifier.cli.probe import silent_parts
+from notifier.cli.site import Site, missing
 from notifier.config import Config
 from notifier.core.keys import FRONT_DOOR
 from notifier.edge import logs
@@ -37,10 +39,12 @@ log = Logger()
 
 APP: Final = "demo"  # the one that phones are registered with
 TOKEN_SECONDS: Final = 900
+SEED_PASSWORD: Final = "look-around"  # noqa: S105  # webapp/cast.py has it; a test holds them together
 READY_SECONDS: Final = 30.0  # for the daemon, on a slow machine
 ANSWER_SECONDS: Final = 15.0
-# The daemon's stop and then Valkey's, together under 10 s.
-DAEMON_STOP, REDIS_STOP = 5.0, 3.0
+SITE_SECONDS: Final = 180.0  # at its first start it draws pictures
+# The site and the daemon stop at once, then Valkey: together under 10 s.
+SITE_STOP, DAEMON_STOP, REDIS_STOP = 6.5, 5.0, 3.0
 
 T = TypeVar("T")
 
@@ -60,25 +64,42 @@ def say(text: str = "", end: str = "\n") -> None:
         sys.stdout.flush()
 
 
+class Wanted(NamedTuple):
+    """What is asked for. Ports: 0 = a free one.
+
+    port       of the page
+    workbench  port of the workbench, where there is a site
+    origins    whose pages may have tokens and connect, beside our own
+    site       whether the page is the photo site
+    crowd      what the people there do by themselves, as 5/s; "" = nothing
+    visitors   whether they do it to visitors too
+    """
+
+    port: int = 0
+    workbench: int = 0
+    origins: tuple[str, ...] = ()
+    site: bool = True
+    crowd: str = ""
+    visitors: bool = False
+
+
 class Demo:
     """All parts, started in order and stopped in reverse. `fault`: why it ended, if nobody asked for it.
 
     folder   where the data is
     board    where people look for a demo, when that is another folder
-    port     of the page; 0: a free one
-    origins  whose pages may have tokens and connect, beside our own
     """
 
-    def __init__(
-        self, reactor: Any, folder: DemoFolder, board: DemoFolder | None, port: int, origins: Sequence[str]
-    ) -> None:
-        self.reactor, self.folder, self.board, self.page_port = reactor, folder, board, port
-        self.origins = origins
+    def __init__(self, reactor: Any, folder: DemoFolder, board: DemoFolder | None, wanted: Wanted) -> None:
+        self.reactor, self.folder, self.board, self.wanted = reactor, folder, board, wanted
+        self.origins = wanted.origins
+        self.workbench_port = self.page_port = wanted.port
         self.fault: str | None = None
         self.endpoints: dict[str, str] = {}
         self._asked = threading.Event()
         self._redis = EmbeddedServer(folder.redis)
         self._daemon = Daemon(folder.config, folder.daemon_log)
+        self._site = Site(folder.site, folder.site_log) if wanted.site else None
         self._redis_starting = False
         self._sandbox: Any = None
         self._page: Any = None
@@ -108,19 +129,28 @@ class Demo:
     async def _start(self) -> None:
         began = time.monotonic()
         say(f"notifier demo: starting, with its data in {self.folder.path}")
-        self._make_key()
+        self._make_keys()
         self._listen()
         with self._step("Redis (embedded Valkey)"):
             await self._start_redis()
+        if self._site is not None:  # it has the most to prepare, and does so beside the others
+            self._site.start(
+                self._redis.url, self.folder.site_key, SITE_KID, self.wanted.crowd, self.wanted.visitors
+            )
         with self._step("phones (fake APNs and FCM)"):
             app = self._start_sandbox()
         with self._step("notifier daemon"):
-            own = [f"http://{host}" for host in own_hosts(self.page_port)]
+            own = [
+                f"http://{host}" for port in {self.workbench_port, self.page_port} for host in own_hosts(port)
+            ]
+            kids = (KID,) if self._site is None else (KID, SITE_KID)
             self.folder.config.write_text(
-                daemon_toml(self._redis.url, [*own, *self.origins], app), encoding="utf-8"
+                daemon_toml(self._redis.url, [*own, *self.origins], app, kids), encoding="utf-8"
             )
             self._daemon.start()
             self.endpoints = self._urls(await self._until(self._daemon.ports, READY_SECONDS, self._not_ready))
+        if self._site is not None:
+            await self._start_site(self._site)
         with self._step("asking every part"):
             await self._all_answer()
         self._announce()
@@ -141,25 +171,75 @@ class Demo:
             raise
         say(f" {time.monotonic() - began:.1f} s")
 
-    def _make_key(self) -> None:
-        have = [path for path in (self.folder.key, self.folder.public_key) if path.exists()]
-        if not have:
-            make_operator_key(self.folder.keys, KID)
-        elif len(have) == 1:
-            raise DemoError(f"{have[0]} lost the other half of its pair: delete it, and a new pair is made")
+    def _make_keys(self) -> None:
+        pairs = {KID: (self.folder.key, self.folder.public_key)}
+        if self._site is not None:
+            pairs[SITE_KID] = (self.folder.site_key, self.folder.site_public_key)
+        for kid, pair in pairs.items():
+            have = [path for path in pair if path.exists()]
+            if not have:
+                make_operator_key(self.folder.keys, kid)
+            elif len(have) == 1:
+                raise DemoError(
+                    f"{have[0]} lost the other half of its pair: delete it, and a new pair is made"
+                )
 
     def _listen(self) -> None:
+        if self._site is not None:
+            self.page_port = self._taken("page", "--port", self.wanted.port, self._site.listen)
+            self.workbench_port = self.wanted.workbench
         # As the daemon will do it: its configuration says nothing about events either.
         check = checker_of(Config()).fault
         site = page_site(self._mint, self._publish, check, self.reactor, self.origins)
+
+        def listen(port: int) -> int:
+            self._page = self.reactor.listenTCP(port, site, interface=HOST)
+            taken: int = self._page.getHost().port
+            return taken
+
+        alone = self._site is None
+        name, option = ("page", "--port") if alone else ("workbench", "--workbench")
+        self.workbench_port = self._taken(name, option, self.workbench_port, listen)
+        if alone:
+            self.page_port = self.workbench_port
+
+    @staticmethod
+    def _taken(name: str, option: str, port: int, listen: Callable[[int], int]) -> int:
+        """The port that `listen` has taken."""
         try:
-            self._page = self.reactor.listenTCP(self.page_port, site, interface=HOST)
-        except CannotListenError as error:
+            return listen(port)
+        except (CannotListenError, OSError) as error:
+            why = error.socketError if isinstance(error, CannotListenError) else error
             raise DemoError(
-                f"the page cannot listen on port {self.page_port} of {HOST} ({error.socketError}): choose another "
-                "with --port, or leave --port out for a free one"
+                f"the {name} cannot listen on port {port} of {HOST} ({why}): choose another "
+                f"with {option}, or leave {option} out for a free one"
             ) from None
-        self.page_port = self._page.getHost().port
+
+    async def _start_site(self, site: Site) -> None:
+        """Wait until its data is there, saying what it does; then tell it where we are, and wait until it serves."""
+        shown = ""
+        end = time.monotonic() + SITE_SECONDS
+        while not site.prepared:
+            self._check()
+            site.look()
+            if site.step != shown:
+                shown = site.step
+                say(f"  photo site: {shown} ...")
+            if time.monotonic() > end:
+                raise DemoError(
+                    f"the photo site was not ready within {SITE_SECONDS:g} s; see {self.folder.site_log}"
+                )
+            await self._pause()
+        with self._step("photo site: gunicorn and the relay"):
+            site.tell({name: self.endpoints[name] for name in ("websocket", "api", "sandbox")})
+            await self._until(
+                lambda: self._serving(site), SITE_SECONDS, lambda: f"see {self.folder.site_log}"
+            )
+
+    @staticmethod
+    def _serving(site: Site) -> bool | None:
+        site.look()
+        return site.ready or None
 
     async def _start_redis(self) -> None:
         self._redis_starting = True
@@ -193,13 +273,16 @@ class Demo:
         return app_toml(APP, made, found.apns, found.fcm, found.token_uri, found.authority)
 
     def _urls(self, ports: dict[str, int]) -> dict[str, str]:
+        site = {} if self._site is None else {"web": f"http://{HOST}:{self.page_port}"}
         return {
             "redis": self._redis.url,
             "websocket": f"ws://{HOST}:{ports['websocket']}{WEBSOCKET_PATH}",
             "api": f"http://{HOST}:{ports['api']}",
             "admin": f"http://{HOST}:{ports['admin']}",
             "page": f"http://{HOST}:{self.page_port}/",
+            "workbench": f"http://{HOST}:{self.workbench_port}/",
             "sandbox": self._sandbox.endpoints.sandbox,
+            **site,
         }
 
     async def _until(self, ask: Callable[[], T | None], seconds: float, fault: Callable[[], str]) -> T:
@@ -240,7 +323,7 @@ class Demo:
             try_token += f" --data {self.folder.path}"
         say(f"""
 Open    {self.endpoints["page"]}
-{self._for_other_pages()}
+{self._about_site()}{self._for_other_pages()}
 Send    redis-cli -p {self._redis.port} XADD {FRONT_DOOR} '*' event '{event}'
 Token   {try_token}
 Socket  {self.endpoints["websocket"]}
@@ -253,11 +336,23 @@ Logs    {self.folder.daemon_log}
 Stop    Ctrl-C, or SIGTERM to process {os.getpid()}. The data stays in {self.folder.path}.
 """)
 
+    def _about_site(self) -> str:
+        if self._site is None:
+            return ""
+        return (
+            f"        sign up there, or be one of the people that are there already: ana.lima, bruno, chiyo ... with\n"
+            f"        the password {SEED_PASSWORD}; two browser windows make two people\n"
+            f"Docs    {self.endpoints['web']}/api/docs\n"
+            f"Bench   {self.endpoints['workbench']} sends any event to anybody, without the site\n"
+        )
+
     def _for_other_pages(self) -> str:
         """Where a page of another origin gets its tokens."""
         if not self.origins:
             return ""
-        return f"Tokens  {self.endpoints['page']}token?user=alice, for pages of {', '.join(self.origins)}\n"
+        return (
+            f"Tokens  {self.endpoints['workbench']}token?user=alice, for pages of {', '.join(self.origins)}\n"
+        )
 
     # -- running
 
@@ -270,8 +365,8 @@ Stop    Ctrl-C, or SIGTERM to process {os.getpid()}. The data stays in {self.fol
         """Raises DemoError when a part has died, Stopped when somebody asked to stop."""
         if self._asked.is_set():
             raise Stopped
-        ended = self._daemon.ended()
-        if ended is not None:
+        ended = self._daemon.ended() or (self._site and self._site.ended())
+        if ended:
             raise DemoError(ended)
         if not self._redis.running:
             tail = "\n  ".join(self._redis.log.read_text(errors="replace").splitlines()[-12:])
@@ -309,7 +404,11 @@ Stop    Ctrl-C, or SIGTERM to process {os.getpid()}. The data stays in {self.fol
                 place.withdraw()  # first: nobody should look for parts that are going
         if self._page is not None:
             await self._page.stopListening()
-        await deferToThread(self._daemon.stop, DAEMON_STOP)
+        stops = [deferToThread(self._daemon.stop, DAEMON_STOP)]
+        if self._site is not None:
+            stops.append(deferToThread(self._site.stop, SITE_STOP))
+        for stopped in stops:
+            await stopped
         if self._sandbox is not None:  # after the daemon, which may still have had something to send
             await self._sandbox.stop()
         if self._producer is not None:
@@ -341,12 +440,19 @@ def _origins(ctx: click.Context, param: click.Parameter, given: tuple[str, ...])
     return tuple(origin for origin in found.values() if origin)
 
 
+def _crowd(ctx: click.Context, param: click.Parameter, given: str) -> str:
+    if given and re.fullmatch(r"\d+(\.\d+)?/[sm]", given) is None:
+        raise click.BadParameter(f"{given!r} is no rate: a number and /s or /m, as 5/s")
+    return given
+
+
 @click.command(
     epilog="""\b
 Examples:
   notifier demo
   notifier demo --port 8000 --data /tmp/demo
-  notifier demo --port 8000 --origin http://localhost:5173
+  notifier demo --crowd 5/s
+  notifier demo --no-site --port 8000 --origin http://localhost:5173
 \b
 Exit codes: 0 stopped when asked to, 1 could not start or a part died (stderr says why), 2 usage."""
 )
@@ -373,24 +479,65 @@ Exit codes: 0 stopped when asked to, 1 could not start or a part died (stderr sa
     help="Origin of a page of yours that may connect and get tokens for anybody, as http://localhost:5173. "
     "May be given again.",
 )
-def demo(port: int, data: Path, origins: tuple[str, ...]) -> None:
-    """Start everything on this machine and leave it running: Valkey, the daemon, phones, and a page to try it on.
+@click.option(
+    "--workbench",
+    type=click.IntRange(0, 65_535),
+    default=0,
+    metavar="N",
+    help="Port of the workbench, a plain page that sends any event to anybody.  [default: a free one]",
+)
+@click.option(
+    "--site/--no-site",
+    default=None,
+    help="With the photo site, or with the workbench as the page.  [default: with it, where it is installed]",
+)
+@click.option(
+    "--crowd",
+    default="",
+    metavar="RATE",
+    callback=_crowd,
+    help="How much the people of the photo site do by themselves, as 5/s.  [default: nothing]",
+)
+@click.option("--crowd-visitors", "visitors", is_flag=True, help="They do it to visitors too.")
+def demo(
+    port: int,
+    data: Path,
+    origins: tuple[str, ...],
+    workbench: int,
+    site: bool | None,
+    crowd: str,
+    visitors: bool,
+) -> None:
+    """Start everything on this machine and leave it running: Valkey, PostgreSQL, the daemon, phones, a photo site.
 
     All of it listens on the loopback. When every part answers, the addresses are printed and written to
     .demo/endpoints.json, which goes away when the demo ends. Ctrl-C stops everything.
     """
     _open_standard_streams()
+    wanted = Wanted(port, workbench, origins, _with_site(site), crowd, visitors)
     folder = DemoFolder(data)
     try:
         folder.hold()
         board = _board(folder)
-        fault = _run(folder, board, port, origins)
+        fault = _run(folder, board, wanted)
     except FolderError as error:
         fault = str(error)
     if fault is not None:
         with suppress(OSError):
             click.echo(f"notifier demo: {fault}", err=True)
         sys.exit(1)
+
+
+def _with_site(asked: bool | None) -> bool:
+    """With the site? Not asked, it is left out where it is not installed, and that is said."""
+    lacking = missing() if asked is not False else []
+    if not lacking:
+        return asked is not False
+    hint = f"it needs {', '.join(lacking)}: pip install 'notifier[embedded,webapp]'"
+    if asked:
+        raise click.UsageError(f"the photo site is not installed; {hint}")
+    say(f"notifier demo: without the photo site; {hint}")
+    return False
 
 
 def _program() -> str:
@@ -416,12 +563,12 @@ def _board(folder: DemoFolder) -> DemoFolder | None:
     return usual
 
 
-def _run(folder: DemoFolder, board: DemoFolder | None, port: int, origins: Sequence[str]) -> str | None:
+def _run(folder: DemoFolder, board: DemoFolder | None, wanted: Wanted) -> str | None:
     """Runs a demo in this thread until it has ended; why, unless somebody asked for it."""
     from twisted.internet import reactor as installed  # late: importing it installs it
 
     reactor: Any = installed
-    running = Demo(reactor, folder, board, port, origins)
+    running = Demo(reactor, folder, board, wanted)
     # Set in any case: a shell that starts us in the background leaves SIGINT ignored. A SIGHUP that is
     # ignored stays so, for that is what nohup is for.
     signal.signal(signal.SIGINT, running.ask_to_stop)

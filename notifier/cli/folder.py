@@ -13,6 +13,7 @@ from typing import Final
 DEFAULT: Final = Path(".demo")
 VARIABLE: Final = "NOTIFIER_DEMO"
 KID: Final = "demo"
+SITE_KID: Final = "webapp"
 AUDIENCE: Final = "notifier"
 
 
@@ -28,6 +29,10 @@ class DemoFolder:
         self.keys: Final = self.path / "keys"
         self.key: Final = self.keys / f"{KID}.key"
         self.public_key: Final = self.keys / f"{KID}.pub"
+        self.site_key: Final = self.keys / f"{SITE_KID}.key"
+        self.site_public_key: Final = self.keys / f"{SITE_KID}.pub"
+        self.site: Final = self.path / "web"
+        self.site_log: Final = self.path / "web.log"
         self.redis: Final = self.path / "redis"
         self.config: Final = self.path / "notifier.toml"
         self.daemon_log: Final = self.path / "notifier.log"

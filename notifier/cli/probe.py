@@ -20,6 +20,8 @@ def silent_parts(endpoints: Mapping[str, str], stop: Callable[[], bool]) -> dict
     """
     faults = {}
     for name, question in QUESTIONS.items():
+        if name not in endpoints:
+            continue
         if stop():
             faults[name] = "was not asked"
             continue
@@ -71,4 +73,5 @@ QUESTIONS: Final[dict[str, Callable[[SplitResult], str | None]]] = {
     "api": lambda url: _status(url, "/v1/inbox", 401),  # no token was sent: that it asks for one is an answer
     "sandbox": lambda url: _status(url, "/counts", 200),
     "page": lambda url: _status(url, url.path, 200),
+    "web": lambda url: _status(url, "/api/ready", 200),
 }

@@ -10,8 +10,9 @@ from PIL import Image
 
 from tests.webapp.stack import Stack
 from webapp import crowd, people, photos, scenery, storage
+from webapp.cast import PASSWORD, PEOPLE
 from webapp.models import Follower, Following, Like, Outbox, Person, Photo
-from webapp.seed import PASSWORD, PEOPLE, Seed, ids
+from webapp.seed import Seed, ids
 from webapp.shards import all_shards, first_id_at, shard
 
 FAR = first_id_at(4_000_000_000_000)

@@ -6,7 +6,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from webapp.seed import PASSWORD, PEOPLE, Seed
+from webapp.cast import PASSWORD, PEOPLE
+from webapp.seed import Seed
 
 WIDTH = 40
 
