@@ -174,6 +174,7 @@ class Postgres:
         self.primary = primary
         self.programs = programs
         self.place = self.folder  # where the data is, once it was started
+        self._orphaned = False
         self._user: _User | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
@@ -285,7 +286,9 @@ class Postgres:
         else:
             name = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
             self.place = ELSEWHERE / f"webapp-postgres-{name}"
-            (self.folder / "elsewhere").write_text(f"{self.place}\n", encoding="utf-8")
+            pointer = self.folder / "elsewhere"
+            self._orphaned = not pointer.exists()
+            pointer.write_text(f"{self.place}\n", encoding="utf-8")
         user.own(self.place)
         self.programs = programs if user.reaches(programs / "postgres") else self._copied(programs)
 
@@ -326,6 +329,9 @@ class Postgres:
 
     def _make_data(self) -> None:
         """Makes the data folder; what an earlier start left unfinished begins again."""
+        if self._orphaned:  # of a folder that was removed since: what lies there belongs to nothing any more
+            shutil.rmtree(self.data, ignore_errors=True)
+            self._orphaned = False
         if self.primary is not None and self.data.is_dir() and self._origin() != self.primary.identity():
             shutil.rmtree(self.data)  # a replica of a primary that is no more
         if not self.data.is_dir():

@@ -319,6 +319,19 @@ def test_root_may_start_one_in_a_folder_closed_to_others(folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root starts servers as somebody else")
+def test_what_was_elsewhere_goes_with_its_folder(folder: Path) -> None:
+    """Who removes the folder means the data, wherever root's server had to keep it."""
+    closed = folder / "closed"
+    closed.mkdir(mode=0o700)
+    with Postgres(closed / "data", settings=QUICK) as server:
+        one(server, "CREATE TABLE kept AS SELECT 1 AS a")
+    shutil.rmtree(closed / "data")
+    with Postgres(closed / "data", settings=QUICK) as server:
+        assert one(server, "SELECT count(*) FROM pg_tables WHERE tablename = 'kept'") == 0
+    server.remove()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts servers as somebody else")
 def test_root_may_start_one_from_programs_closed_to_others(folder: Path) -> None:
     """As when the virtual environment is in root's own home."""
     wheel = find_programs().parent.parent
