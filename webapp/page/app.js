@@ -49,7 +49,7 @@ function frame() {
   const own = document.getElementById("own");
   own.href = me === null ? "/login" : `/u/${me.name}`;
   own.querySelector(".place").replaceChildren(...(me === null ? [] : [face(me, "tiny")]));
-  for (const link of document.querySelectorAll("#ways a")) {
+  for (const link of document.querySelectorAll("#ways a, .settings")) {
     if (new URL(link.href).pathname === location.pathname) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }

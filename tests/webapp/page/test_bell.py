@@ -136,6 +136,13 @@ def test_only_an_open_list_is_looked_at(browser: Chromium, stage: Stage, person:
     two.click("#bell")
     two.until("document.querySelectorAll('#rows li[data-id]').length", 1)
     two.until(HEADINGS, [])
+    # Nor has whoever closed it a moment ago.
+    two.press(Keys.ESCAPE)
+    two.until(seen.LIST_OPEN, False)
+    stage.api.follow(ben, ana)
+    two.until(seen.BADGE, "2")
+    one.click("#bell")
+    one.until(HEADINGS, ["New", "Earlier"])
 
 
 def test_a_comment_of_somebody_else_appears_in_the_open_discussion(

@@ -36,7 +36,8 @@ class Sharing {
   #build() {
     this.input = make("input.unseen", {type: "file", id: "file", accept: TYPES.join(","), "aria-describedby": "share-fault"});
     this.zone = make("label.zone", {htmlFor: "file"},
-      icon("photo"), make("b", {}, "Drop a photo here"), make("span.soft", {}, "or choose one. JPEG, PNG or WebP."), make("span.plain", {"aria-hidden": "true"}, "Choose a photo"));
+      icon("photo"), make("b", {}, make("span.mouse", {}, "Drop a photo here, or choose one"), make("span.touch", {}, "Choose a photo")),
+      make("span.soft", {}, "JPEG, PNG or WebP"), make("span.plain", {"aria-hidden": "true"}, "Browse"));
     this.preview = make("div.preview", {hidden: true});
     this.fault = make("p.fault", {role: "alert", id: "share-fault"});
     this.caption = make("textarea", {id: "caption", name: "caption", rows: 3, maxLength: LONGEST, placeholder: "What is it a glimpse of? @name mentions somebody."});
