@@ -315,8 +315,7 @@ def delete(photo: int, person: int) -> None:
         told = _clear(cursor, photo, owner, thumbnail(key))
         cursor.execute(_GONE, [photo])
         cursor.execute(_COUNT_PHOTO, [-1, owner])
-        for event in told:
-            outbox.put("event", photo, event)
+        outbox.put_all("event", photo, told)
         files = (storage.square(key), storage.display(key))
         outbox.put("withdraw", photo, outbox.Withdraw(photo, owner, files))
         on_commit(lambda: tell_feeds("deleted", owner, photo))

@@ -32,7 +32,8 @@ class Store:
         )
         self.files: Final = made
         self.is_local: Final = local
-        self._front = settings.cdn_url
+        # Names of ours need no escaping: an address is made by putting both together, dozens for a feed.
+        self._front = f"{settings.cdn_url}/" if settings.cdn_url else MEDIA if local else None
 
     def save(self, name: str, data: bytes) -> None:
         """Keeps a picture. Raises OSError, or what a storage of another kind raises."""
@@ -44,7 +45,7 @@ class Store:
 
     def url(self, name: str) -> str:
         """Where a picture is served: at the CDN if there is one, else where the storage says."""
-        return f"{self._front}/{name}" if self._front else str(self.files.url(name))
+        return str(self.files.url(name)) if self._front is None else self._front + name
 
 
 def store() -> Store:
