@@ -1,10 +1,11 @@
-"""Relays that die of their own choosing: `python -m tests.webapp.failpoints [POINT...]`, one process after the other.
+"""Relays that die of their own choosing: `python -m tests.webapp.failpoints [POINT...] [--count N]`.
 
-Each is the real relay, which kills itself (SIGKILL) when it passes its point. One that dies nowhere follows.
+Each is the real relay, which kills itself (SIGKILL) when it passes its point; then N follow that die nowhere.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
 import os
 import signal
@@ -71,30 +72,40 @@ def relay(point: str) -> None:
     call_command("relay")
 
 
-def main(points: Sequence[str]) -> None:
-    """A child for each point, then one that lives until SIGTERM. Says on stdout which died."""
+def born(point: str) -> int:
+    """A child that runs a relay; its process id. Nothing is connected here, and there are no threads."""
+    child = os.fork()
+    if child == 0:
+        relay(point)
+        os._exit(0)
+    return child
+
+
+def main(points: Sequence[str], count: int) -> None:
+    """A child for each point, one after the other; then `count` at once that live until SIGTERM. Says who died."""
     os.environ["DJANGO_SETTINGS_MODULE"] = "webapp.settings"
     django.setup()
-    children: list[int] = []
+    assert threading.active_count() == 1
+    for point in points:
+        _, status = os.waitpid(born(point), 0)
+        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        sys.stdout.write(f"died: {point}\n" if killed else f"ended: {point}, status {status}\n")
+        sys.stdout.flush()
+    children = [born(LAST) for _ in range(count)]
 
-    def stop(_number: int, _frame: Any) -> None:
-        os.kill(children[-1], signal.SIGTERM)
+    def stop(number: int, _frame: Any) -> None:
+        for child in children:
+            os.kill(child, number)
 
-    for point in (*points, LAST):
-        child = os.fork()  # nothing is connected yet, and there are no threads
-        if child == 0:
-            relay(point)
-            os._exit(0)
-        children.append(child)
-        if point == LAST:
-            signal.signal(signal.SIGTERM, stop)
-        _, status = os.waitpid(child, 0)
-        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-            print("died:", point, flush=True)
-        else:
-            print("ended:", point, os.waitstatus_to_exitcode(status), flush=True)
+    signal.signal(signal.SIGTERM, stop)
+    for child in children:
+        os.waitpid(child, 0)
 
 
 if __name__ == "__main__":
-    assert threading.active_count() == 1
-    main(sys.argv[1:])
+    words = argparse.ArgumentParser(description=__doc__)
+    words.add_argument("points", nargs="*")
+    words.add_argument("--count", type=int, default=1)
+    chosen = words.parse_args()
+    assert POINTS.keys() >= set(chosen.points), chosen.points
+    main(chosen.points, chosen.count)
