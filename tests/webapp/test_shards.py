@@ -88,26 +88,39 @@ def test_the_schema_follows_after_every_kind_of_failure(db: Stack) -> None:
         with shard(other):
             assert not Person.objects.filter(name="ana").exists()
 
+    # Each time the last that is believed to be set is what was rolled back, and is what is asked for next.
     there()
     with shard(other), pytest.raises(ProgrammingError), write_cursor() as cursor:
         cursor.execute("SELECT nothing FROM nowhere")
+    elsewhere()
     there()
     with pytest.raises(ZeroDivisionError), shard(other), atomic():
         elsewhere()
         raise ZeroDivisionError
+    elsewhere()
     there()
     with shard(home), atomic():
+        there()
         with pytest.raises(ZeroDivisionError), atomic():
             elsewhere()
             raise ZeroDivisionError
+        elsewhere()
         there()
-    elsewhere()
+        with pytest.raises(ProgrammingError), atomic(), shard(other):
+            elsewhere()
+            with write_cursor() as cursor:
+                cursor.execute("SELECT nothing FROM nowhere")
+        there()
+        with pytest.raises(ProgrammingError), atomic(), shard(other), write_cursor() as cursor:
+            cursor.execute("SELECT nothing FROM nowhere")
+        elsewhere()
+    there()
     with shard(home), pytest.raises(IntegrityError):
         Person.objects.create(name="ana", password="x")
     there()
-    elsewhere()
     with pytest.raises(IntegrityError), shard(other), atomic():  # deferred: it fails with the commit
         Like.objects.create(photo_id=other << 10, person_id=1)
+    elsewhere()
     there()
 
 

@@ -20,6 +20,8 @@ __all__ = ["DatabaseWrapper"]
 
 # Statements that PostgreSQL does not run together with another one.
 ALONE: Final = re.compile(r"\bCONCURRENTLY\b|\A\s*VACUUM\b", re.IGNORECASE)
+# Statements that need no schema. In a transaction that has failed nothing may stand before them.
+BOUNDARY: Final = re.compile(r"\A\s*(SAVEPOINT|RELEASE|ROLLBACK)\b", re.IGNORECASE)
 IDLE_SECONDS: Final = 1.0  # a connection that was of use so recently is taken to be alive
 
 
@@ -35,14 +37,6 @@ class ShardConnection(extensions.connection):
         self.path = None
         super().rollback()
 
-    def commit(self) -> None:
-        """As psycopg2 has it. A commit that fails is a rollback."""
-        try:
-            super().commit()
-        except psycopg2.Error:
-            self.path = None
-            raise
-
 
 class ShardCursor(extensions.cursor):
     """A cursor whose statements run in the current shard, without a round trip more."""
@@ -53,15 +47,13 @@ class ShardCursor(extensions.cursor):
         """As psycopg2 has it. Raises ShardError outside a shard, or on a server that does not have it."""
         text = query if isinstance(query, str) else query.as_string(self)
         path = self._path_to_set()
-        if path is not None and ALONE.search(text):
+        if path is not None and BOUNDARY.match(text):
+            path = None
+        elif path is not None and ALONE.search(text):
             self._set_path()
             path = None
-        try:
-            super().execute(text if path is None else f"{_set(path)}; {text}", vars)
-        except psycopg2.Error:
-            self.connection.path = None  # what failed may have taken the SET with it
-            raise
-        if path is not None:
+        super().execute(text if path is None else f"{_set(path)}; {text}", vars)
+        if path is not None:  # what fails takes the SET with it
             self.connection.path = path
         self.connection.used = time.monotonic()
 
@@ -146,7 +138,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def _savepoint_rollback(self, sid: str) -> None:
         super()._savepoint_rollback(sid)
-        self.connection.path = None
+        self.connection.path = None  # it is again what it was at the savepoint
 
 
 def _read_elsewhere(
