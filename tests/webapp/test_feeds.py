@@ -326,6 +326,24 @@ def test_a_builder_that_was_too_slow_completes_nothing(
     assert photos(feeds.page(ME, None, 10)) == [new, old]
 
 
+def test_a_builder_that_was_too_slow_completes_nothing_of_another(
+    feeds: Feeds, truth: Truth, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webapp.feeds.PATIENCE", 0.05)
+    old, new = truth.post(ANA), FIRST + 100
+
+    def meanwhile() -> None:
+        client.flushall()
+        truth.post(ANA, new)
+        feeds.fan_out(ANA, new)
+        client.zadd(feed_key(ME), {"!building": 0})
+        client.set(lock_key(ME), "another", px=60_000)
+
+    truth.meanwhile = meanwhile
+    assert photos(feeds.page(ME, None, 10)) == [new, old]
+    assert client.zrange(feed_key(ME), 0, -1) == [b"!building"]
+
+
 def test_without_redis_the_page_comes_from_the_truth(truth: Truth, tmp_path: Path) -> None:
     made = [truth.post((ANA, STAR)[turn % 2]) for turn in range(6)]
     with Valkey(tmp_path, aof=False) as server:

@@ -268,19 +268,22 @@ def test_a_relay_whose_connections_break_makes_new_ones(db: Stack) -> None:
     people, photo = crowd()
     writer = Writer()
 
-    def work() -> None:
-        writer.write(40)
+    def follow() -> None:
         with shard(shard_of(people[1])), atomic():
             outbox.put("edge", people[1], outbox.Edge(people[1], people[0], active=True))
+
+    def post() -> None:
         with shard(shard_of(photo)), atomic():
             outbox.put("fanout", photo, outbox.Fanout(photo, people[0]))
 
     with relays() as one:
-        work()
+        post()
         until(lambda: not waiting())
-        assert len(backends(db, ", pg_terminate_backend(pid)")) == 2
-        work()
-        until(lambda: not waiting(), lambda: one.lines)
+        for task in (follow, post):  # which writes, and which only reads
+            assert len(backends(db, ", pg_terminate_backend(pid)")) == 2
+            writer.write(40)
+            task()
+            until(lambda: not waiting(), lambda: one.lines)
     check(writer, arrived(db.redis_url))
 
 
