@@ -11,8 +11,8 @@ from django.http import HttpResponse
 
 Kind = Literal[
     "invalid-request", "gone-cursor", "not-json", "not-authenticated", "wrong-credentials", "expired-token",
-    "invalid-token", "forbidden", "not-found", "method-not-allowed", "name-taken", "too-large", "bad-image",
-    "invalid-content", "too-many-requests", "internal", "unavailable",
+    "invalid-token", "forbidden", "not-found", "method-not-allowed", "name-taken", "length-required", "too-large",
+    "bad-image", "invalid-content", "too-many-requests", "internal", "unavailable",
 ]  # fmt: skip
 
 CONTENT_TYPE: Final = "application/problem+json"
@@ -31,6 +31,7 @@ _KINDS: Final[Mapping[Kind, tuple[int, str]]] = {
     "not-found": (404, "There is nothing here"),
     "method-not-allowed": (405, "This method is not allowed here"),
     "name-taken": (409, "The name is taken"),
+    "length-required": (411, "The content has no length"),
     "too-large": (413, "The content is too large"),
     "bad-image": (422, "The picture cannot be used"),
     "invalid-content": (422, "The content is not valid"),
@@ -40,8 +41,8 @@ _KINDS: Final[Mapping[Kind, tuple[int, str]]] = {
 }
 _OF_STATUS: Final[Mapping[int, Kind]] = {
     400: "invalid-request", 401: "not-authenticated", 403: "forbidden", 404: "not-found",
-    405: "method-not-allowed", 413: "too-large", 422: "invalid-content", 429: "too-many-requests",
-    503: "unavailable",
+    405: "method-not-allowed", 411: "length-required", 413: "too-large", 422: "invalid-content",
+    429: "too-many-requests", 503: "unavailable",
 }  # fmt: skip
 _CHALLENGES: Final[
     Mapping[Kind, str]

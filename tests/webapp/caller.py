@@ -66,7 +66,7 @@ class Caller:
         """One request; `body` is sent as JSON, or bytes as they are. `more` are entries of the WSGI environment."""
         if body is not None and not isinstance(body, bytes):
             body = json.dumps(body).encode()
-        extra = {"REMOTE_ADDR": self.address, **more}
+        extra = {"REMOTE_ADDR": self.address, "HTTP_HOST": "127.0.0.1:8000", **more}
         if who is not None:
             extra["HTTP_AUTHORIZATION"] = f"Bearer {who.token}"
         kind = extra.pop("CONTENT_TYPE", "application/json")

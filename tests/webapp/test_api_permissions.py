@@ -130,6 +130,27 @@ def test_what_is_no_route_is_a_problem_too(
         assert refused.headers["Allow"]
 
 
+def test_head_is_get_without_the_content(api: Caller) -> None:
+    whole, head = api("GET", "/api/site"), api("HEAD", "/api/site")
+    assert (head.status, head.headers, head.content) == (200, whole.headers, b"")
+    assert head.headers["Content-Length"] == str(len(whole.content))
+    assert api("HEAD", "/api/me").status == 401
+
+
+def test_chunks_are_refused(api: Caller) -> None:
+    """Or they would be taken for nothing."""
+    refused = api("POST", "/api/session", None, {}, HTTP_TRANSFER_ENCODING="chunked")
+    assert (refused.status, refused.problem) == (411, "length-required")
+
+
+def test_a_strange_host_is_refused(api: Caller) -> None:
+    """But for whoever only looks whether it works, by whatever address."""
+    refused = api("GET", "/api/discover", HTTP_HOST="evil.example.com")
+    assert (refused.status, refused.problem) == (400, "invalid-request")
+    assert api("GET", "/api/discover", HTTP_HOST="localhost:8000").status == 200
+    assert api("GET", "/api/health", HTTP_HOST="10.0.0.7").status == 200
+
+
 def test_no_cookie_is_set(api: Caller) -> None:
     """Without cookies there is nothing that a foreign page could use."""
     ana = api.join("ana")

@@ -25,7 +25,7 @@ HERE: Final = "/api/"
 FORM_BYTES: Final = 65_536
 """Most bytes of a request without a file; and with one, of what is around it."""
 
-_READS: Final = frozenset({"GET", "HEAD"})
+_READS: Final = frozenset({"GET"})
 _ANYBODY: Final = frozenset(
     {
         "/api/people",
@@ -56,6 +56,17 @@ class Entry:
         """The answer to one request."""
         if not request.path_info.startswith(HERE):
             return self._get_response(request)
+        head = request.method == "HEAD"
+        if head:
+            request.method = "GET"  # RFC 9110 section 9.3.2: the same, but for the content
+        made = self._answer(request)
+        if made.status_code != 204 and not made.streaming:
+            made["Content-Length"] = str(len(made.content))
+            if head:
+                made.content = b""
+        return made
+
+    def _answer(self, request: HttpRequest) -> HttpResponse:
         try:
             self._admit(request)
         except Exception as failure:
@@ -75,6 +86,7 @@ class Entry:
         request.person = None
         if path in _UNCOUNTED:
             return
+        request.get_host()  # raises DisallowedHost for a name that is not in site.allowed_hosts
         request.address = limits.address_of(request.META, _trusted())
         try:
             if path not in _ANYBODY:
@@ -130,6 +142,9 @@ def _weigh(request: HttpRequest) -> None:
     most = FORM_BYTES
     if (request.method, request.path_info) in _UPLOADS:
         most += settings.CONFIG.photos.max_bytes
+    if "HTTP_TRANSFER_ENCODING" in request.META:
+        # Django reads as many bytes as were announced: none. RFC 9110 section 15.5.12.
+        raise Problem("length-required", "send the content with a Content-Length, not in chunks")
     length = request.META.get("CONTENT_LENGTH") or "0"
     if not (length.isdecimal() and len(length) < 19):
         raise Problem("invalid-request", "Content-Length is no number")
