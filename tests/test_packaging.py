@@ -181,8 +181,13 @@ def test_a_source_distribution_holds_the_client_itself(
     code = "from setuptools.build_meta import build_sdist; import sys; build_sdist(sys.argv[1])"
     Place(dependencies.venv, checkout, {}).run("python", "-c", code, tmp_path)
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
-        (found,) = (entry for entry in archive if entry.name.endswith("/page/notifier.js"))
-        assert found.isreg()
+        found = {
+            entry.name.partition("/")[2]: entry
+            for entry in archive
+            if entry.name.endswith("/page/notifier.js")
+        }
+        assert found.keys() == {"notifier/cli/page/notifier.js", "webapp/page/notifier.js"}
+        assert all(entry.isreg() for entry in found.values())
 
 
 def test_the_wheel_holds_what_is_in_the_checkout(wheel: Path, checkout: Path) -> None:

@@ -163,4 +163,5 @@ def _read_elsewhere(
 
 def _gave_way(fault: Exception) -> bool:
     """Did the replica cancel the query because what it replays removes rows that the query needs?"""
-    return getattr(fault.__cause__, "pgcode", None) == errorcodes.SERIALIZATION_FAILURE
+    code: object = getattr(fault.__cause__, "pgcode", None)
+    return code == str(errorcodes.SERIALIZATION_FAILURE)
