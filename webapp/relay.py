@@ -179,7 +179,8 @@ class Relay:
         rows = batch.rows
         if not rows:
             return batch.more, None
-        known, strange = [], []
+        known: list[Row] = []
+        strange: list[Row] = []
         for row in rows:
             (known if row.kind == "event" and row.payload.startswith('{"') else strange).append(row)
         for row in strange:

@@ -68,19 +68,17 @@ class Bell:
 
 def run(relay: Relay, bell: Bell, stop: threading.Event, tell: Callable[[str], None]) -> None:
     """Moves rows until `stop` is set. `tell` gets a line of JSON every 10 s in which something was done."""
-    look_at = time.monotonic()
-    report_at = look_at + REPORT
+    look_at = told_at = time.monotonic()
     which: Collection[range] = BOTH
     try:
         while not stop.is_set():
             if time.monotonic() >= look_at:
                 which, look_at = BOTH, time.monotonic() + POLL
             which = relay.once(which) or bell.wait(look_at - time.monotonic())
-            if time.monotonic() >= report_at:
-                _report(relay, tell)
-                report_at = time.monotonic() + REPORT
+            if time.monotonic() >= told_at + REPORT:
+                told_at = _report(relay, told_at, tell)
     finally:
-        _report(relay, tell)
+        _report(relay, told_at, tell)
         bell.close()
         relay.close()
 
@@ -107,8 +105,12 @@ def stop_on_signals(stop: threading.Event) -> None:
     threading.Thread(target=watch, name="signals", daemon=True).start()
 
 
-def _report(relay: Relay, tell: Callable[[str], None]) -> None:
+def _report(relay: Relay, since: float, tell: Callable[[str], None]) -> float:
+    """Tells what was done since `since`, if anything was; returns the moment."""
     figures, relay.figures = relay.figures, Figures(Counter())
+    now = time.monotonic()
     if figures.counts:
         done = {name.replace(" ", "_"): count for name, count in sorted(figures.counts.items())}
-        tell(json.dumps({"relay": os.getpid(), "seconds": REPORT, **done, "lag_ms": figures.lag_ms}))
+        about = {"relay": os.getpid(), "seconds": round(now - since, 1)}
+        tell(json.dumps({**about, **done, "lag_ms": figures.lag_ms}))
+    return now
