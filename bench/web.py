@@ -1,0 +1,355 @@
+"""The photo API under gunicorn: requests and CPU for feed, photo, like and comment, beside a bare Django view.
+
+One gunicorn worker with four threads on the server core; PostgreSQL (each commit synced), Redis and the clients on the
+load core. `--live` measures from a like's HTTP request to the frame on its owner's WebSocket instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from websockets.sync.client import connect
+
+from bench.daemon import Daemon, start_daemon
+from bench.harness import (
+    LOAD_CORE,
+    SERVER_CORE,
+    BenchFailed,
+    Column,
+    Process,
+    Result,
+    Running,
+    Variant,
+    _descendants,
+    cpu_ns,
+    free_port,
+    interleave,
+    machine,
+    scratch,
+    start_redis,
+)
+from webapp.cast import PASSWORD, PEOPLE
+from webapp.embedded import Postgres
+
+CLIENTS = 8
+ANYTHING = "1000000/second"
+COLUMNS = (
+    Column("web_us", "gunicorn CPU µs", 0),
+    Column("postgresql_us", "PostgreSQL µs", 0),
+    Column("redis_us", "Redis µs", 0),
+    Column("per_s", "requests/s", 0),
+    Column("p50_ms", "p50 ms", 1),
+    Column("p99_ms", "p99 ms", 1),
+)
+Requests = Callable[[int, "Person"], Iterator[tuple[str, str, str | None]]]
+
+
+class Site:
+    """PostgreSQL with the people of the seed, and a key for their tokens."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.file = folder, folder / "webapp.toml"
+        self.postgres = Postgres(folder / "postgresql")
+        self.postgres.start()
+        self.pin()
+        key = Ed25519PrivateKey.generate()
+        self.key = scratch("web.key", key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        self.key.chmod(0o600)
+        public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        self.public = scratch("web.pub", public)
+        store, port = start_redis()
+        for command in ("migrate_shards", "seed"):
+            Process(command, self.manage(command), LOAD_CORE, self.configure(port)).wait(120)
+        store.stop()
+
+    def pin(self) -> None:
+        """All of PostgreSQL onto the load core."""
+        for pid in _descendants(self.postgres.pid):
+            os.sched_setaffinity(pid, {LOAD_CORE})
+
+    @staticmethod
+    def manage(command: str) -> list[str]:
+        return [sys.executable, "-m", "webapp", command]
+
+    def configure(self, redis_port: int) -> dict[str, str]:
+        """The environment of a process of the photo API; nobody is kept from anything by a rate."""
+        node = (
+            f'{{shards = "0-7", primary = "{self.postgres.url}", '
+            f'password_file = "{self.postgres.password_file}"}}'
+        )
+        limits = "".join(
+            f'{name} = "{ANYTHING}"\n'
+            for name in ("address", "reads", "writes", "uploads", "sign_ups", "log_ins")
+        )
+        self.file.write_text(
+            f'[shards]\nnodes = [{node}]\n[redis]\nurl = "redis://127.0.0.1:{redis_port}/0"\n'
+            f'[tokens]\nkey_file = "{self.key}"\n[photos]\nfolder = "{self.folder}/photos"\n[limits]\n{limits}'
+        )
+        return {"WEBAPP_CONFIG": str(self.file)}
+
+    def serve(self, redis_port: int, application: str = "webapp.wsgi") -> tuple[Process, int]:
+        """gunicorn on the server core, and its port."""
+        port = free_port()
+        argv = [
+            sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", "1", "--threads", "4",
+            "--worker-class", "gthread", "--keep-alive", "30", "--no-control-socket", application,
+        ]  # fmt: skip
+        process = Process("gunicorn", argv, SERVER_CORE, self.configure(redis_port))
+        process.wait_for_port(port)
+        return process, port
+
+    def stop(self) -> None:
+        self.postgres.stop()
+        self.postgres.remove()
+
+
+class Person:
+    """Somebody of the seed, with a connection of their own."""
+
+    def __init__(self, port: int, name: str) -> None:
+        self.link = HTTPConnection("127.0.0.1", port, timeout=30)
+        self.fields: dict[str, str] = {}
+        said = self.ask("POST", "/api/session", json.dumps({"name": name, "password": PASSWORD}))
+        self.token, self.id = said["token"], said["person"]["id"]
+        self.fields = {"Authorization": f"Bearer {self.token}"}
+
+    def ask(self, method: str, path: str, body: str | None = None) -> Any:
+        """The answer's JSON; None without. Raises BenchFailed for any that is no success."""
+        fields = self.fields | ({"Content-Type": "application/json"} if body else {})
+        self.link.request(method, path, body, fields)
+        answer = self.link.getresponse()
+        said = answer.read()
+        if answer.status >= 300:
+            raise BenchFailed(f"{method} {path} was answered by {answer.status}: {said[:300]!r}")
+        return json.loads(said) if said else None
+
+
+def photos_of_others(person: Person) -> list[str]:
+    found = person.ask("GET", "/api/discover?limit=36")["items"]
+    return [photo["id"] for photo in found if photo["owner"]["id"] != person.id]
+
+
+def feed(number: int, person: Person) -> Iterator[tuple[str, str, str | None]]:
+    yield from itertools.repeat(("GET", "/api/feed?limit=20", None))
+
+
+def photo(number: int, person: Person) -> Iterator[tuple[str, str, str | None]]:
+    for one in itertools.cycle(photos_of_others(person)):
+        yield "GET", f"/api/photos/{one}", None
+
+
+def like(number: int, person: Person) -> Iterator[tuple[str, str, str | None]]:
+    mine = photos_of_others(person)
+    for method in itertools.cycle(("PUT", "DELETE")):
+        for one in mine:
+            yield method, f"/api/photos/{one}/like", None
+
+
+def comment(number: int, person: Person) -> Iterator[tuple[str, str, str | None]]:
+    for one in itertools.cycle(photos_of_others(person)):
+        yield "POST", f"/api/photos/{one}/comments", '{"text": "The colours, the light!"}'
+
+
+def bare(number: int, person: Person) -> Iterator[tuple[str, str, str | None]]:
+    yield from itertools.repeat(("GET", "/bare", None))
+
+
+def cpu(groups: dict[str, Sequence[int]]) -> dict[str, int]:
+    return {name: sum(map(cpu_ns, pids)) for name, pids in groups.items()}
+
+
+class Client(threading.Thread):
+    """Asks as fast as it is answered, until told to stop. `times`: seconds of each answer."""
+
+    def __init__(self, person: Person, requests: Iterator[tuple[str, str, str | None]]) -> None:
+        super().__init__(daemon=True)
+        self.person, self.requests = person, requests
+        self.times: list[float] = []
+        self.fault: Exception | None = None
+        self.halt = False
+
+    def run(self) -> None:
+        try:
+            for method, path, body in self.requests:
+                if self.halt:
+                    return
+                began = time.perf_counter()
+                self.person.ask(method, path, body)
+                self.times.append(time.perf_counter() - began)
+        except Exception as fault:  # told by the main thread
+            self.fault = fault
+
+
+def variant(site: Site, name: str, requests: Requests, seconds: float) -> Variant:
+    def start() -> Running:
+        store, redis_port = start_redis()
+        process, port = site.serve(redis_port, "bench.web_bare" if requests is bare else "webapp.wsgi")
+        return Running(port, (process, store), redis_port, {"redis": store.pids()})
+
+    def run(running: Running) -> Result:
+        people = [_person(running.port, number, requests is bare) for number in range(CLIENTS)]
+        clients = [Client(one, requests(number, one)) for number, one in enumerate(people)]
+        for client in clients:
+            client.start()
+        time.sleep(1.0)  # connections to PostgreSQL are made, statements planned
+        site.pin()
+        groups: dict[str, Sequence[int]] = {
+            "web": running.processes[0].pids(), "redis": running.groups["redis"],
+            "postgresql": list(_descendants(site.postgres.pid)),
+        }  # fmt: skip
+        for client in clients:
+            client.times = []
+        before, began = cpu(groups), time.monotonic()
+        time.sleep(seconds)
+        used, took = cpu(groups), time.monotonic() - began
+        times = sorted(itertools.chain.from_iterable(client.times for client in clients))
+        for client in clients:
+            client.halt = True
+        for client in clients:
+            client.join(30)
+            if client.fault is not None:
+                raise BenchFailed(str(client.fault))
+        figures = {f"{name}_us": (used[name] - before[name]) / 1000 / len(times) for name in used}
+        if requests is bare:
+            figures |= {"postgresql_us": 0.0, "redis_us": 0.0}
+        return {**figures, "per_s": len(times) / took, **percentiles(times)}
+
+    return Variant(name, start, run)
+
+
+def _person(port: int, number: int, unknown: bool) -> Person:
+    if not unknown:
+        return Person(port, PEOPLE[number % len(PEOPLE)].name)
+    nobody = Person.__new__(Person)
+    nobody.link, nobody.fields = HTTPConnection("127.0.0.1", port, timeout=30), {}
+    return nobody
+
+
+def percentiles(times: Sequence[float]) -> dict[str, float]:
+    """Of seconds, in ms."""
+    hundredths = statistics.quantiles(times, n=100)
+    return {"p50_ms": hundredths[49] * 1000, "p99_ms": hundredths[98] * 1000}
+
+
+def live(site: Site, rate: float, seconds: float) -> None:
+    """From a like's request to the frame on the owner's WebSocket: gunicorn, outbox, relay and notifier on one core."""
+    keys = f'[[tokens.keys]]\nkid = "webapp"\nalgorithm = "EdDSA"\nfile = "{site.public}"\n'
+    daemon: Daemon = start_daemon(aof=True, settings=keys)
+    gunicorn, port = site.serve(daemon.redis_port or 0)
+    relay = Process("relay", site.manage("relay"), SERVER_CORE, site.configure(daemon.redis_port or 0))
+    try:
+        owner, others = Person(port, PEOPLE[0].name), [Person(port, one.name) for one in PEOPLE[1:]]
+        mine = [photo["id"] for photo in owner.ask("GET", f"/api/people/{PEOPLE[0].name}/photos")["items"]]
+        deeds = [(one, photo) for photo in mine for one in others]
+        for one, photo_id in deeds:
+            one.ask("DELETE", f"/api/photos/{photo_id}/like")
+        sent: dict[tuple[str, str, int], float] = {}
+        times = _hear(daemon, owner, deeds, sent, rate, seconds)
+    finally:
+        for process in (relay, gunicorn):
+            process.stop()
+        daemon.stop()
+    found = percentiles(times)
+    print("| like to bell | p50 ms | p99 ms | likes |\n| --- | --- | --- | --- |")
+    print(
+        f"| {rate:g} likes/s, AOF everysec | {found['p50_ms']:.1f} | {found['p99_ms']:.1f} | {len(times):,} |"
+    )
+    print(f"\n{machine()}.")
+
+
+def _hear(
+    daemon: Daemon, owner: Person, deeds: Sequence[tuple[Person, str]],
+    sent: dict[tuple[str, str, int], float], rate: float, seconds: float,
+) -> list[float]:  # fmt: skip
+    times: list[float] = []
+    with connect(f"ws://127.0.0.1:{daemon.port}/v1/websocket", subprotocols=["notifier.v1"]) as socket:  # type: ignore[list-item]  # plain text
+        socket.send(json.dumps({"type": "auth", "token": owner.token}))
+
+        def listen() -> None:
+            heard: dict[tuple[str, str], int] = {}
+            for text in socket:
+                now, message = time.perf_counter(), json.loads(text)
+                if message["type"] == "notification":
+                    who = (message["actors"][0]["id"], message["object"]["id"])
+                    heard[who] = heard.get(who, -1) + 1
+                    times.append(now - sent[(*who, heard[who])])
+                    if len(times) % 20 == 0:
+                        socket.send(json.dumps({"type": "ack", "seq": message["seq"]}))
+
+        threading.Thread(target=listen, daemon=True).start()
+        time.sleep(1.0)
+        asked = _give(deeds, sent, rate, seconds)
+        deadline = time.monotonic() + 10
+        while len(times) < asked and time.monotonic() < deadline:
+            time.sleep(0.05)
+    if len(times) != asked:
+        raise BenchFailed(f"{len(times)} of {asked} likes reached the bell")
+    return times
+
+
+def _give(
+    deeds: Sequence[tuple[Person, str]], sent: dict[tuple[str, str, int], float], rate: float, seconds: float
+) -> int:
+    """Likes at an even rate, each taken back much later; how many."""
+    likes, began = 0, time.perf_counter()
+    for turn in itertools.count():
+        for one, photo_id in deeds:
+            if time.perf_counter() - began > seconds:
+                return likes
+            due = began + likes / rate
+            time.sleep(max(0.0, due - time.perf_counter()))
+            sent[one.id, photo_id, turn] = time.perf_counter()
+            one.ask("PUT", f"/api/photos/{photo_id}/like")
+            likes += 1
+        for one, photo_id in deeds:
+            one.ask("DELETE", f"/api/photos/{photo_id}/like")
+        began = time.perf_counter() - likes / rate
+    raise AssertionError
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(
+        "python -m bench web", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=5.0, help="measured time of each run")
+    parser.add_argument("--live", action="store_true", help="from a like to the bell, at --rate a second")
+    parser.add_argument("--rate", type=float, default=100.0)
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="webapp-bench-") as folder:
+        Path(folder).chmod(0o755)
+        site = Site(Path(folder))
+        try:
+            if options.live:
+                live(site, options.rate, options.seconds)
+                return
+            rows = {
+                "a bare view": bare,
+                "photo": photo,
+                "feed of 20": feed,
+                "like, unlike": like,
+                "comment": comment,
+            }
+            variants = [variant(site, name, requests, options.seconds) for name, requests in rows.items()]
+            print(interleave(variants, options.rounds).markdown(COLUMNS))
+        finally:
+            site.stop()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
