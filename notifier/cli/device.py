@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, TypeVar
@@ -111,10 +110,11 @@ def add(
     async def work(devices: RedisDevices, config: Config) -> Device:
         from notifier.core.devices import Refused, register
 
-        made = register(token, json.dumps(told).encode(), _apps(config, app), int(time.time() * 1000))
+        made = register(token, json.dumps(told).encode(), _apps(config, app))
         if isinstance(made, Refused):
             raise Failed(f"{made.field or 'the device'}: {made.detail}")
-        await devices.register(user, made)
+        if not await devices.register(user, made):
+            raise Failed("somebody else has registered this device at the same time: it is theirs")
         return made
 
     click.echo(_with_devices(redis, config_file, work).id)
@@ -224,7 +224,7 @@ class _left_open:
 
 
 class Imported(NamedTuple):
-    """What an import came to: devices that are registered now, those that others have since, lines refused."""
+    """What an import came to: devices that are registered now, those that had to give way, lines refused."""
 
     done: int
     newer: int
@@ -237,7 +237,8 @@ class Imported(NamedTuple):
 def import_(file: BinaryIO, redis: str | None, config_file: Path | None) -> None:
     """Register the devices in FILE (- = stdin), as `export` writes them; again, it changes nothing.
 
-    A device that somebody has registered since stays theirs. A line that is not a device is told and left out.
+    A device that somebody has registered since stays theirs, and a person who has newer ones enough keeps those. A line
+    that is not a device is told and left out.
     """
     length = None if file is sys.stdin.buffer else _size(file)
 
@@ -246,7 +247,7 @@ def import_(file: BinaryIO, redis: str | None, config_file: Path | None) -> None
             return await _import(devices, config, file, bar)
 
     came = _with_devices(redis, config_file, work)
-    told = f"{came.done} devices imported, {came.newer} registered by others since, {came.refused} refused"
+    told = f"{came.done} devices imported, {came.newer} superseded, {came.refused} refused"
     click.echo(told, err=True)
     sys.exit(1 if came.refused else 0)
 

@@ -83,6 +83,11 @@ def pushes(tagged: str, lane: object) -> str:
     return f"push:{tagged}:{lane}"
 
 
+def lanes(tagged: str) -> str:
+    """A set: the names of all lanes that anybody's devices have had, so that one that nobody reads is found."""
+    return f"pushes:{tagged}"
+
+
 def due(tagged: str) -> str:
     """What is to be sent later, by when it is due (ms)."""
     return f"due:{tagged}"

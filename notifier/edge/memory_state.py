@@ -134,6 +134,12 @@ class Stream(Generic[E]):
             self.holders.cut(at)
             self.entries.cut(at)
 
+    def discard(self, entry: str) -> None:
+        """Whether it is pending or not."""
+        at = stream_id(entry)
+        for table in (self.pending, self.holders, self.entries):
+            table.cut(at)
+
     def claim(
         self, now: int, idle: int, want: int, after: str, holder: str = ""
     ) -> tuple[tuple[E, ...], tuple[str, ...], str]:
@@ -329,6 +335,10 @@ class MemoryServer:
 
     def lane(self, name: str) -> Stream[PushEntry]:
         return self._lanes.setdefault(name, Stream(self))
+
+    def lanes(self, prefix: str) -> list[tuple[str, Stream[PushEntry]]]:
+        """Lanes by what follows the prefix in their names."""
+        return [(name.removeprefix(prefix), x) for name, x in self._lanes.items() if name.startswith(prefix)]
 
     def append(self, stream: str, *fields: bytes, entry_id: str = "") -> str:
         """XADD as a producer does it: names and values in turn; the id of the entry. ValueError for an id too old."""

@@ -102,7 +102,8 @@ PARTS: Final = {
     "page": ("inbox", "records"),
     "refresh": ("inbox",),
     "look": ("inbox", "records", "devices"),
-    "settle": ("inbox", "devices"),
+    "settle": ("inbox", "devices", "waiting"),
+    "wake": ("waiting",),
     "device": ("devices",),
 }
 

@@ -11,9 +11,9 @@ from twisted.internet.defer import Deferred
 
 from notifier.core import keys
 from notifier.core.inbox import Join, Mark
-from notifier.core.lanes import PushEntry
+from notifier.core.lanes import Lane, PushEntry
 from notifier.core.model import Verdict
-from notifier.edge.push_store import RedisPushes
+from notifier.edge.push_store import ABANDONED, Listed, RedisPushes
 from notifier.edge.redis import Connection
 from notifier.ports import GroupLost, Judged, Looked, PushLog, Settlement
 from tests.contract.phones import (
@@ -229,8 +229,8 @@ async def test_a_device_of_another_is_not_sent_to(world: World) -> None:
     mine, moved, lost = phone("a"), phone("b"), phone("c")
     await enlist(world, U, [mine, moved, lost])
     log, found, run = await one_entry(world)
-    await steps(world).claim(V, moved, "always")  # V's process has died behind its first step
-    await steps(world).release(U, [lost])
+    await steps(world).claim(V, moved.id, None)  # V's process has died behind its first step
+    await steps(world).release(U, [Listed(lost.id, lost.registered)])
     (after,) = (await log.look([found.entry])).found
     assert (after.devices, after.strangers) == ((mine,), (moved,))
     settled = await log.settle([Settlement(found.entry, run, (judged(after, DONE),), (moved,))])
@@ -577,6 +577,7 @@ async def test_a_settlement_that_fails_is_done_again_without_sending_again(real:
     assert "WRONGTYPE" in process.reports[0]
     await real.calls.call("DEL", keys.later(TAG))
     await process.run()
+    await process.sender.release()  # without the pause between two tries
     assert len(provider.sent) == 1
     assert len(await real.waiting()) == 1
 
@@ -597,3 +598,91 @@ async def test_a_sender_without_redis_says_so_and_loses_nothing(real: RedisWorld
     await real.calls.call("RENAME", "aside", keys.devices(U, 1))
     await process.run()
     assert len(provider.sent) == 1
+
+
+# -- what cannot be read, and what nobody reads
+
+
+async def test_an_inbox_that_cannot_be_read_stops_nobody_elses_pushes(world: World) -> None:
+    await enlist(world, U, [phone("a")])
+    await enlist(world, V, [phone("b")])
+    await Reader(world).deliver(event("comment", to=[U, V]))
+    await world.spoil(U)
+    provider = FakeProvider()
+    process = Process(world, provider)
+    await process.run()
+    assert provider.told() == [phone("b").id]
+    assert (await process.log.depth()).entries == 1, "it may be mended"
+    await world.mend(U)
+    process.sender.drop()
+    await process.run()
+    assert provider.told() == [phone("a").id]
+
+
+async def test_devices_that_cannot_be_read_stop_nobody_elses_pushes(world: World) -> None:
+    await enlist(world, U, [phone("a")])
+    await enlist(world, V, [phone("b")])
+    log, found, _ = await one_entry(world, V)
+    await Reader(world).deliver(event("comment", to=U))
+    (entry,) = (await log.read(10)).entries
+    await world.spoil_devices(U)
+    look = await log.look([entry, found.entry])
+    assert [one.row.standing for one in look.found] == ["broken", "row"]
+    assert look.found[0].row.record
+    assert (look.found[0].devices, len(look.found[1].devices)) == ((), 1)
+
+
+async def test_what_cannot_be_read_three_times_is_buried(world: World) -> None:
+    await enlist(world, U, [phone()])
+    await Reader(world).deliver(event("comment", to=U))
+    await world.spoil_devices(U)
+    process = Process(world, FakeProvider())
+    for _ in range(3):
+        await process.run()
+        process.sender.drop()
+    (letter,) = await world.letters("unreadable")
+    assert letter.to == U
+    assert (await process.log.depth()).entries == 0
+
+
+LEFT = Lane("left", "apns")  # of an app that is configured nowhere any more
+
+
+async def test_a_lane_that_nobody_reads_holds_what_may_still_be_sent_and_no_more(world: World) -> None:
+    await enlist(world, U, [phone("a", LEFT), phone("b")])
+    await Reader(world).deliver(event("comment", to=U, eid="old", at=world.now()))
+    late = PushEntry("", U, "late", world.now() - ABANDONED - 1)
+    await world.put(LEFT, msgspec.structs.replace(late, deadline=world.now() - ABANDONED + HOUR), late)
+    await world.put(APNS, late)
+    process = Process(world, FakeProvider())
+    assert not await process.due.once()
+    letters = await world.letters("expired")
+    assert {(letter.lane, letter.source, letter.to, letter.device) for letter in letters} == {
+        ("left:apns", "late", U, "-"), ("demo:apns", "late", U, "-"),
+    }  # fmt: skip
+    assert process.metrics.dead_letters["expired"] == 2
+    assert (await world.pushes(LEFT).depth()).entries == 2
+    assert (await world.pushes(APNS).depth()).entries == 1
+
+
+async def test_what_is_abandoned_in_mass_goes_a_part_at_a_time(world: World) -> None:
+    await enlist(world, U, [phone("a", LEFT)])
+    late = PushEntry("", U, "late", world.now() - ABANDONED - 1)
+    await world.put(LEFT, *[msgspec.structs.replace(late, notification=f"n{n}") for n in range(150)])
+    due = world.due()
+    tidied = [await due.tidy() for _ in range(3)]
+    assert [(one.buried, one.more) for one in tidied] == [(100, True), (50, False), (0, False)]
+    assert len(await world.letters("expired")) == 150
+
+
+async def test_what_is_abandoned_in_a_readers_hand_is_gone_for_it(world: World) -> None:
+    """It has hung for an hour behind the deadline; what it says then changes nothing."""
+    await enlist(world, U, [phone()])
+    await world.put(APNS, PushEntry("", U, "late", world.now() - ABANDONED - 1))
+    log = world.pushes(APNS)
+    await log.create()
+    (entry,) = (await log.read(1)).entries
+    await world.due().tidy()
+    look = await log.look([entry])
+    assert (await log.settle([Settlement(entry, look.run)])).states == ("gone",)
+    assert (await log.claim(0, 10, "")).lost == ()

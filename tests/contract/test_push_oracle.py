@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import hypothesis.strategies as st
@@ -16,7 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from notifier.core.inbox import Mark
 from notifier.core.lanes import BURIALS, PushEntry
-from notifier.core.model import Verdict
+from notifier.core.model import Device, Verdict
+from notifier.edge.push_store import Listed
 from notifier.ports import Judged, Look, PushLog, Settlement
 from tests import reactor
 from tests.contract.conftest import opened
@@ -37,6 +38,12 @@ VERDICTS = [
 
 users = st.sampled_from(USERS)
 numbers = st.integers(0, 999)
+
+
+def timeless(devices: Iterable[Device]) -> list[Device]:
+    """In an order that two clocks agree on; when one was registered now, they do not."""
+    told = (msgspec.structs.replace(one, registered=min(one.registered, 10**6)) for one in devices)
+    return sorted(told, key=lambda one: one.id)
 
 
 class Job(msgspec.Struct):
@@ -76,7 +83,7 @@ class Side:
         job = self.jobs[which % len(self.jobs)]
         job.look = await self.log(job.who).look(job.entries)
         return [
-            (one.row.standing, one.row.seq, one.row.unread, one.devices, one.strangers)
+            (one.row.standing, one.row.seq, one.row.unread, timeless(one.devices), timeless(one.strangers))
             for one in job.look.found
         ]
 
@@ -89,7 +96,7 @@ class Side:
         at = 0
         for found in job.look.found:
             results = []
-            for device in found.devices:
+            for device in sorted(found.devices, key=lambda one: one.id):
                 verdict, at = VERDICTS[chosen[at % len(chosen)]], at + 1
                 results.append(Judged(found.entry.delivery(device, found.row.seq), verdict, "Unregistered"))
                 if verdict.kind == "done":
@@ -117,7 +124,7 @@ class Side:
                 reason: sorted((x.to, x.source, x.device) for x in await self.world.letters(reason))
                 for reason in BURIALS
             },
-            "devices": [await self.world.devices().of(user) for user in USERS],
+            "devices": [timeless(await self.world.devices().of(user)) for user in USERS],
             "owners": [await self.world.owner(one.id) for one in PHONES],
             "dead": [(x.user, x.device.id) for x in await self.world.dead_tokens()],
             "depth": (await self.log("one").depth()).entries,
@@ -187,21 +194,38 @@ class Phones(RuleBasedStateMachine):
     @rule(user=users, which=st.sampled_from(PHONES), again=st.integers(0, 3))
     def register(self, user: str, which: Any, again: int) -> None:
         device = msgspec.structs.replace(which, registered=which.registered + again)
-        self.both(lambda side: side.world.devices().register(user, device))  # type: ignore[arg-type, return-value]
-        if self.kept.get(device.id) != user:
+
+        async def bring(side: Side) -> bool:
+            devices = side.world.devices()
+            return await (devices.restore(user, device) if again else devices.register(user, device))
+
+        brought = self.both(bring)
+        if brought and self.kept.get(device.id) != user:
             self._no_more(user, device.id)
             self.kept[device.id] = user
 
     @rule(user=users, which=st.sampled_from(PHONES))
     def claim_only(self, user: str, which: Any) -> None:
         """A process that died behind the first step."""
-        self.both(lambda side: steps(side.world).claim(user, which, "always"))  # type: ignore[arg-type, return-value]
+        self.both(lambda side: claimed(side, user, which.id))
         if self.kept.get(which.id) != user:
             self._no_more(user, which.id)
 
     @rule(user=users, which=st.sampled_from(PHONES))
     def unregister(self, user: str, which: Any) -> None:
         self.both(lambda side: side.world.devices().unregister(user, which.id))  # type: ignore[arg-type, return-value]
+        if self.kept.get(which.id) == user:
+            self._no_more(user, which.id)
+
+    @rule(user=users, which=st.sampled_from(PHONES))
+    def disclaim(self, user: str, which: Any) -> None:
+        """Redis forgets whose a device is."""
+
+        async def release(side: Side) -> None:
+            listed = [one for one in await side.world.devices().of(user) if one.id == which.id]
+            await steps(side.world).release(user, [Listed(one.id, one.registered) for one in listed])
+
+        self.both(release)
         if self.kept.get(which.id) == user:
             self._no_more(user, which.id)
 
@@ -291,6 +315,10 @@ class Phones(RuleBasedStateMachine):
                 continue
             found: Any = reactor.run(_standing(log, user, name))
             assert found != "row", f"{user} was never told of {name} on {device}"
+
+
+async def claimed(side: Side, user: str, device: str) -> str:
+    return (await steps(side.world).claim(user, device, None)).before
 
 
 async def _standing(log: PushLog, user: str, name: str) -> str:

@@ -176,11 +176,12 @@ def test_a_device_reads_back_as_it_was_stored(device: Device) -> None:
 
 
 def test_what_a_newer_process_wrote_is_left_alone() -> None:
-    assert decode("d", "2a demo 5 whatever") is None
-    assert decode("d", "") is None
+    for version in ("2", "10"):
+        assert decode("d", f"{version}a demo 5 whatever") == Device("d", "apns", "demo", "", 5)
+    assert decode("d", "2w demo 5 a provider of later times") is None
 
 
-@pytest.mark.parametrize("line", ["1", "1x demo 5 []", "1a demo x []", "1a demo 5 {}", "1a demo 5 ["])
+@pytest.mark.parametrize("line", ["", "1", "1x demo 5 []", "1a demo x []", "1a demo 5 {}", "1a demo 5 ["])
 def test_a_broken_line_is_told(line: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         decode("d", line)
@@ -193,6 +194,8 @@ def test_who_has_too_many_loses_the_oldest() -> None:
     assert [each.id for each in surplus(devices, 2)] == ["b"]
     assert [each.id for each in surplus(devices, 1)] == ["b", "c"]
     assert [each.id for each in surplus(devices, 0)] == ["b", "c", "a"]
+    assert [each.id for each in surplus(devices, 1, "b")] == ["c", "a"]
+    assert [each.id for each in surplus(devices, 0, "b")] == ["c", "a"]
 
 
 def test_no_token_is_shown() -> None:
