@@ -168,7 +168,7 @@ class House(Service):
         self.devices = RedisDevices(self.calls, self.scripts, self.rules)
         self.phones = Phones(
             self.reactor, config, self.sends, self.scripts, self.rules, self.devices, lambda: self.slot.name,
-            metrics, _report,
+            metrics, _report, lambda: self.slot.processes,
         )  # fmt: skip
         heard = self.phones.doorbells.heard if self.phones.lanes else None
         self.bus = RedisBus(self.subscription, redis.shards, self.incarnation, metrics, heard)

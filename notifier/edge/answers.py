@@ -10,7 +10,7 @@ from twisted.logger import Logger
 
 from notifier.core.http2 import Answered, Expired, Refused, Result
 from notifier.core.model import Outcome, Wire
-from notifier.core.outcomes import Answer, not_sent, unanswered
+from notifier.core.outcomes import ACCEPTED, Answer, not_sent, unanswered
 from notifier.edge.http2.pool import Pool, Push
 
 log = Logger()
@@ -68,7 +68,11 @@ def answer_of(answered: Answered[Push[Job]]) -> Answer:
 
 
 def no_answer(wire: Wire, result: Result[Push[Job]], pool: Pool[Job]) -> Outcome:
-    """What a result without an answer comes to."""
+    """What a result without a whole answer comes to."""
+    if getattr(result, "status", 0) == 200:
+        return ACCEPTED[wire]  # the rest of the answer says nothing more: it was cut off behind the yes
+    if type(result) is Expired and not result.sent and pool.connections and pool.state != "open":
+        return not_sent(wire, "waited")  # our own queue was too long: others are answered meanwhile
     if type(result) is Refused or (type(result) is Expired and not result.sent):
         # Nothing of it was processed. Where nobody could be reached, the lane must hear so: its breaker opens.
         return not_sent(wire, "refused" if pool.connections and pool.state != "open" else "unreachable")

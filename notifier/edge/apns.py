@@ -19,17 +19,17 @@ from notifier.core.push import delivery_id
 from notifier.edge.answers import Batch, Complaints, Job, Results, answer_of, no_answer
 from notifier.edge.client_certificate import ClientCertificate
 from notifier.edge.http2.dial import Place, endpoint
-from notifier.edge.http2.pool import Pool, Push, Sizes
+from notifier.edge.http2.pool import Counts, Pool, Push, Sizes
 from notifier.edge.provider_tokens import ApnsTokens
-from notifier.ports import Clock, PushRequest
+from notifier.ports import FRESH, Clock, PushRequest
 
 PLACES: Final[Mapping[Environment, Place]] = {
     "production": Place(HOSTS["production"], PORT),
     "sandbox": Place(HOSTS["sandbox"], PORT),
 }
 # Apple asks for a PING after a long silence only, and takes one stream until a token has proved good.
-LIMITS: Final = Limits(first_alone=True)
-LIMITS_CERTIFICATE: Final = Limits()
+LIMITS: Final = Limits(first_alone=True, wait_within=FRESH)
+LIMITS_CERTIFICATE: Final = Limits(wait_within=FRESH)
 SLACK: Final = 5.0
 _UNREADABLE: Final = Outcome("drop_message", "apns", 0, "unreadable")
 _EXPIRED: Final = "ExpiredProviderToken"
@@ -108,13 +108,14 @@ class Apns:
         sizes: Sizes | None = None,
         breaker: BreakerRule | None = None,
         chance: Callable[[], float] = random.random,
+        counts: Counts | None = None,
     ) -> None:
         self._reactor, self._topic, self._now = reactor, topic, now
         self._tokens = access if isinstance(access, ApnsTokens) else None
         self._certificate = None if isinstance(access, ApnsTokens) else access.private
         self._places, self._trust, self._chance = places, trust, chance
         self._limits = limits or (LIMITS if self._tokens else LIMITS_CERTIFICATE)
-        self._sizes, self._breaker = sizes, breaker or BreakerRule()
+        self._sizes, self._breaker, self._counts = sizes, breaker or BreakerRule(), counts or Counts()
         self._complaints = Complaints(app, reactor.seconds)
         self._token = ""
         self._templates: dict[_Kind, _Signed] = {}
@@ -191,6 +192,7 @@ class Apns:
                 Breaker(self._breaker),
                 self._chance,
                 self._current,
+                self._counts,
             )
         return pool
 
