@@ -146,10 +146,10 @@ class MemoryPushes:
         with self.server.step():
             for entry, ms in held.items():
                 at = stream_id(entry)
-                if at in stream.pending and stream.holders.get(at) == me:
-                    if self.server.now - (stream.pending.get(at) or 0) + KEEP_SLACK >= ms:
-                        stream.pending.put(at, self.server.now)
-                        kept.add(entry)
+                idle = self.server.now - (stream.pending.get(at) or 0)
+                if at in stream.pending and stream.holders.get(at) == me and idle + KEEP_SLACK >= ms:
+                    stream.pending.put(at, self.server.now)
+                    kept.add(entry)
         return frozenset(kept)
 
     async def look(self, entries: Sequence[PushEntry]) -> ports.Look:
