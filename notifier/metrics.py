@@ -41,7 +41,7 @@ CLOSE_CODES = (
 EVENT_STATUS = ("accepted", "rejected", "failed", "unknown")
 API_LIMITS = ("person", "address", "backlog")
 JWKS_RESULTS = ("done", "failed", "unusable")
-HTTP2_EVENTS = (
+CONNECTION_EVENTS = (
     "made", "failed", "goaways", "replayed", "refused", "reset", "lost", "garbled", "late", "waited",
 )  # fmt: skip
 REDIS_LINKS = ("commands", "reader", "doorbell", "bell", "pushes")
@@ -248,7 +248,7 @@ class Metrics:
     push_certificate_expires: Annotated[
         Labelled, Gauge("When an app's APNs certificate ends, s since 1970; 0: it has none.", "app")
     ]
-    push_http2: Annotated[
+    push_connection_events: Annotated[
         Labelled, Counter("What has happened on connections to a provider.", "app provider event")
     ]
     push_connections: Annotated[Labelled, Gauge("Connections to a provider.", "app provider")]

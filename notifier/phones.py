@@ -49,8 +49,9 @@ from notifier.edge.push_store import RedisDue, RedisPushes
 from notifier.edge.redis import Connection
 from notifier.edge.reload import Fresh
 from notifier.edge.store import Rules, Scripts
+from notifier.edge.unread import Unread
 from notifier.metrics import Metrics
-from notifier.ports import Devices, Provider
+from notifier.ports import Depth, Devices, Provider
 from notifier.sending import Due, Looks, Sender, environments
 
 DAY: Final = 86_400
@@ -264,13 +265,14 @@ _BUILDERS: Final[Mapping[type[Struct], Callable[..., Made]]] = {
 class Phones:
     """All lanes of this process: on each shard a sender with `push.in_flight` batches, and what is due.
 
-    `calls`: a connection of their own; `consumer`: this process's slot. Raises CredentialError with what is wrong
-    with a file.
+    `calls`: a connection of their own; `consumer`: this process's slot; `processes`: how many there are; `depths`: of
+    all lanes there are. Raises CredentialError with what is wrong with a file.
     """
 
     def __init__(
         self, reactor: Any, config: Config, calls: Connection, scripts: Scripts, rules: Rules, store: Devices,
         consumer: Callable[[], str], metrics: Metrics, report: Report, processes: Callable[[], int] = lambda: 1,
+        depths: Callable[[], Awaitable[Mapping[str, Depth]]] | None = None,
     ) -> None:  # fmt: skip
         self.reactor, self.config, self.metrics, self.report = reactor, config, metrics, report
         self._processes = processes
@@ -287,6 +289,7 @@ class Phones:
             self._build_shard(shard, calls, scripts, rules, store, consumer)
         self._tell_expiry()
         metrics.gather(self._tell_connections)
+        self._unread = Unread(reactor, depths or _none, self.lanes, metrics.push_backlog)
 
     def _provider(self, config: Config, lane: Lane) -> Made:
         return build(self.reactor, config, lane, processes=self._processes, counts=self._counts[lane])
@@ -332,9 +335,11 @@ class Phones:
     def start(self) -> None:
         for loop in self.loops:
             loop.start()
+        self._unread.start()
 
     def halt(self) -> None:
         """Begin nothing more. What is under way goes on."""
+        self._unread.stop()
         for loop in self.loops:
             loop.halt()
         self.doorbells.wake_all()
@@ -393,7 +398,7 @@ class Phones:
         for lane, made in self._made.items():
             label = lane.label
             for event, count in msgspec.structs.asdict(self._counts[lane]).items():
-                self.metrics.push_http2[f"{label} {event}"] = count
+                self.metrics.push_connection_events[f"{label} {event}"] = count
             pools = made.link.pools if isinstance(made.link, Apns) else {}
             found = list(pools.values()) if not isinstance(made.link, Fcm) else [made.link.pool]
             self.metrics.push_connections[label] = sum(pool.connections for pool in found)
@@ -404,6 +409,10 @@ class Phones:
         for lane, made in self._made.items():
             if lane.provider == "apns":
                 self.metrics.push_certificate_expires[lane.app] = int(made.expires)
+
+
+async def _none() -> Mapping[str, Depth]:
+    return {}
 
 
 def _deferred(work: Awaitable[None]) -> Deferred[None]:

@@ -16,7 +16,7 @@ from notifier.core.model import Delivery, Environment, Notification, Outcome, Ou
 from notifier.core.push import Push, Style, compose, notification
 from notifier.core.retry import postponed
 from notifier.core.text import LANGUAGES, Language, language
-from notifier.metrics import HTTP2_EVENTS, Metrics
+from notifier.metrics import CONNECTION_EVENTS, Metrics
 from notifier.ports import (
     FRESH,
     Clock,
@@ -540,6 +540,7 @@ class Due:
     async def once(self) -> bool:
         """One part. True when there may be more at once."""
         woken = await self._due.wake()
+        self.metrics.push_due += woken.left - self._left
         self._left = woken.left
         self.metrics.push_woken += woken.moved
         self.metrics.push_newer += woken.passed
@@ -587,9 +588,9 @@ def labels(known: Iterable[Lane]) -> dict[str, tuple[str, ...]]:
         "push_drops": tuple(f"{name} {reason}" for name in names for reason in lanes.DROPS),
         "push_retries": names,
         "push_forgotten": names,
-        "push_backlog": names,
+        "push_backlog": (*names, *lanes.UNCONFIGURED),
         "push_unsettled": names,
-        "push_http2": tuple(f"{name} {event}" for name in names for event in HTTP2_EVENTS),
+        "push_connection_events": tuple(f"{name} {event}" for name in names for event in CONNECTION_EVENTS),
         "push_connections": names,
         "push_streams": names,
         "push_queue": names,

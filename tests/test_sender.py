@@ -523,6 +523,7 @@ def test_due_waits_longer_while_nothing_is_to_come() -> None:
     now(due.once())
     now(_of(due.wait(0.25)))
     assert waited == [1.0, 0.25]
+    assert house.metrics.push_due == 1
     house.pass_(10)
     assert now(due.once())
     assert house.metrics.push_woken == 1
