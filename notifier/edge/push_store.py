@@ -32,7 +32,7 @@ from notifier.ports import (
 LOOK_BYTES: Final = 262_144  # of devices and rows in one answer
 # What one call may do, so that it holds up nobody else's for more than about 2 ms, whatever the number of devices a
 # person has: fields read, or calls and devices. The first entry of a call is always done as a whole.
-LOOK_WORK: Final = 2_000
+LOOK_WORK: Final = 1_000
 SETTLE_WORK: Final = 1_000
 SETTLE_PAGE: Final = 200  # results in one call, unless those of one entry are more
 WAKE_PAGE: Final = 100
@@ -342,11 +342,17 @@ class RedisPushes:
             done, gone = await self.calls.run(self.scripts.settle, (self.stream,), args)
             states += done
             try:
-                for user, device, registered in gone:
-                    await self.steps.release(user.decode(), [Listed(device.decode(), int(registered))])
+                await self._release(gone)
             except (Unavailable, ReplyError):
                 pass  # an owner without a device harms nobody
         return states
+
+    async def _release(self, gone: Sequence[Sequence[bytes]]) -> None:
+        listed: dict[str, list[Listed]] = {}
+        for user, device, registered in gone:
+            listed.setdefault(user.decode(), []).append(Listed(device.decode(), int(registered)))
+        asked = [Deferred.fromCoroutine(self.steps.release(user, own)) for user, own in listed.items()]
+        await first_fault(gatherResults(asked, consumeErrors=True))
 
     async def depth(self) -> Depth:
         """How much lies in the stream, and how old the oldest entry is by the server's clock."""

@@ -62,7 +62,7 @@ local function standing(box, nid)
 end
 
 local function look(user, nid, device)
-  work = work - 4
+  work = work - 8
   local number, box = person(user)
   local how, seq, record = standing(box, nid)
   if how == 'row' then bring_devices(user, number, device) end

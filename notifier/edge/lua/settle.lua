@@ -57,7 +57,7 @@ local function later(user, nid, device, seq, at, rest)
   call('ZADD', DUE, int(at), name)
 end
 
-local function trim_after(key, ms) call('XTRIM', key, 'MINID', '~', int(now - tonumber(ms))) end
+local trims = {}  -- streams that have got more -> how long theirs is kept, ms
 
 -- Puts a device on the list of those that go, if it was registered before. Told before it is done, so that an error in
 -- between tells it twice and never not at all. True if it is there still: its app has registered it anew since the
@@ -68,13 +68,13 @@ local function forget(going, user, device, before, reason)
   if not registered then return false end
   if registered >= before or not ours then return true end
   if reason then
-    work = work - 1
+    work = work - 3
     local app, provider = string.match(at_lane, '^(.*):(%a+)$')
     local dead = 'tokens:dead:' .. tag
     call('XADD', dead, 'MAXLEN', '~', ARGV[6], '*', 'v', '1', 'user', user, 'app', app, 'provider', provider,
          'device', device, 'token', string.match(line, '%["([^"]*)"') or '', 'registered', int(registered),
          'reason', reason)
-    trim_after(dead, ARGV[7])
+    trims[dead] = ARGV[7]
   end
   going[#going + 1] = {user, device, int(registered)}
   return false
@@ -99,7 +99,7 @@ local function bury(entry, user, nid, text, device, reason, detail)
   local key = 'dead:' .. tag .. ':' .. reason
   call('XADD', key, 'MAXLEN', '~', ARGV[4], '*', 'v', '1', 'reason', reason, 'detail', detail, 'source', nid,
        'entry', entry, 'to', user, 'raw', type(text) == 'number' and ARGV[9 + text] or text, 'lane', lane, 'device', device)
-  trim_after(key, ARGV[5])
+  trims[key] = ARGV[5]
 end
 
 local function settle(id, user, nid, read_under, text, results)
@@ -133,4 +133,8 @@ for at, one in ipairs(settlements) do
   states[at] = ok and result or reason(result)
   if work < 0 then break end
 end
+-- What is settled is told in any case: the next call trims too.
+pcall(function()
+  for key, ms in pairs(trims) do call('XTRIM', key, 'MINID', '~', int(now - tonumber(ms))) end
+end)
 return {states, forgotten}
