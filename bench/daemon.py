@@ -107,8 +107,9 @@ def start_daemon(
     daemons: int = 1,
     top: str = "",
 ) -> Daemon:
-    """A fresh Redis and a fresh daemon. `settings`: more TOML, for what a bench must set, `top`: in front of all tables; `program`: what Python runs
-    in the place of twistd. Not pinned, both run on any core. Of several daemons the first one has the sockets."""
+    """A fresh Redis and a fresh daemon. `settings`: more TOML, for what a bench must set; `top`: the same, in front of
+    all tables; `program`: what Python runs in the place of twistd. Not pinned, all run on any core. Of several daemons
+    the first one has the sockets."""
     run = next(_runs)
     appending = (*AOF, "--appenddirname", f"aof-{run}") if aof else ()
     redis, redis_port = start_redis(*appending, core=LOAD_CORE if pinned else None)

@@ -1,6 +1,9 @@
 """KIND PORT AUTHORITY COUNT IN_FLIGHT. `apns`, `fcm`: our pool, a push of its own for each; `apns-provider`,
 `fcm-provider`: all of edge/apns or edge/fcm, in batches of 100."""
 
+# mypy: allow-untyped-calls
+# (twisted.web has no annotations)
+
 from __future__ import annotations
 
 import sys
@@ -13,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from twisted.internet import reactor as installed
 from twisted.internet.defer import Deferred
+from twisted.internet.task import react
 from twisted.web.client import Agent, BrowserLikePolicyForHTTPS
 
 from bench.pushers.figures import BODY, FCM_BODY, FCM_PATH, FCM_TOKENS, TOKENS, TOPIC, WARM, Figures
@@ -166,7 +170,7 @@ class WholeFcm(Whole):
         trust = trusted(authority)
         with tempfile.TemporaryDirectory(prefix="notifier-bench-") as folder:
             file = make_credentials(Path(folder)).service_account
-            account, sign = service_account_file(str(file), (), f"https://127.0.0.1:{port}/token")
+            account, sign = service_account_file(file, token_url=f"https://127.0.0.1:{port}/token")
         agent = Agent(reactor, BrowserLikePolicyForHTTPS(trustRoot=trust))
         tokens = FcmTokens(reactor, account, sign, time.time, lambda: 0.5, agent)
         at = Place("127.0.0.1", port)
@@ -196,7 +200,8 @@ async def main(kind: type[Bare | Whole], port: int, authority: str, count: int, 
 
 if __name__ == "__main__":
     chosen, port, authority, count, in_flight = sys.argv[1:]
-    running = Deferred.fromCoroutine(main(KINDS[chosen], int(port), authority, int(count), int(in_flight)))
-    running.addErrback(lambda failure: failure.printTraceback())
-    running.addBoth(lambda _: reactor.stop())
-    reactor.run()
+
+    def run(_reactor: object) -> Deferred[None]:
+        return Deferred.fromCoroutine(main(KINDS[chosen], int(port), authority, int(count), int(in_flight)))
+
+    react(run)
