@@ -71,7 +71,7 @@ def no_answer(wire: Wire, result: Result[Push[Job]], pool: Pool[Job]) -> Outcome
     """What a result without a whole answer comes to."""
     if getattr(result, "status", 0) == 200:
         return ACCEPTED[wire]  # the rest of the answer says nothing more: it was cut off behind the yes
-    if type(result) is Expired and not result.sent and pool.connections and pool.state != "open":
+    if type(result) is Expired and not result.sent and pool.answering:
         return not_sent(wire, "waited")  # our own queue was too long: others are answered meanwhile
     if type(result) is Refused or (type(result) is Expired and not result.sent):
         # Nothing of it was processed. Where nobody could be reached, the lane must hear so: its breaker opens.

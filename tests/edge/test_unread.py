@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
@@ -46,10 +47,11 @@ def said() -> Iterator[list[str]]:
     """Lanes that the log names."""
     heard: list[str] = []
 
-    def hear(event: LogEvent) -> None:
+    def note(event: LogEvent) -> None:
         if "lane" in event:
             heard.append(str(event["lane"]))
 
+    hear: Any = note
     globalLogPublisher.addObserver(hear)
     yield heard
     globalLogPublisher.removeObserver(hear)

@@ -137,6 +137,7 @@ class Pool(Generic[C]):
         self._retry: Any = None
         self._watch: Any = None
         self._review: Any = None
+        self._heard = float("-inf")  # when the server has last answered
         self._departed = 0  # connections that the server closed in peace before they had served, in a row
         self._enough = True  # no push had to wait since the last review
         self._stopped: Deferred[None] | None = None
@@ -152,6 +153,11 @@ class Pool(Generic[C]):
     def state(self) -> BreakerState:
         """The breaker's: open, nothing is accepted; half_open, the next connection decides."""
         return self._breaker.state(self._seconds())
+
+    @property
+    def answering(self) -> bool:
+        """The server has answered anything in as long as it may take for one answer."""
+        return bool(self.connections) and self._seconds() - self._heard <= self._limits.answer_within
 
     @property
     def retry_at(self) -> float:
@@ -338,6 +344,7 @@ class Pool(Generic[C]):
             self._schedule()
 
     def _answered(self, connection: PushProtocol[Push[C]]) -> None:
+        self._heard = self._seconds()
         self._refusals.reset()
         # While it is open the answers are to what was sent before: they say nothing of why it was opened.
         if connection not in self._served or self.state == "half_open":
