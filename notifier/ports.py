@@ -316,9 +316,9 @@ class Woken(Struct, frozen=True, gc=False):
 
 
 class Tidied(Struct, frozen=True, gc=False):
-    """What tidying came to: entries `buried` as expired; `more`: there may be more of them."""
+    """What tidying came to: why each entry was `buried` that was; `more`: there may be more of them."""
 
-    buried: int
+    buried: tuple[str, ...]
     more: bool
 
 
@@ -329,7 +329,7 @@ class DueLog(Protocol):
         """Bring what is due back to its lane; a part of it at a time."""
 
     def tidy(self) -> Awaitable[Tidied]:
-        """Bury what nobody has taken from its lane until long after its deadline; a part of it at a time."""
+        """Settle what nobody has taken from its lane until long after its deadline; a part of it at a time."""
 
     def wait(self, seconds: float) -> Awaitable[None]:
         """Return after so many seconds."""
@@ -361,6 +361,12 @@ class Devices(Protocol):
 
     def unregister(self, user: str, device: str) -> Awaitable[bool]:
         """Take a device (by its id) off this person's list; False: it was not there. Another's stays."""
+
+    def rename(self, user: str, old: str, device: Device, ms: int) -> Awaitable[bool]:
+        """The device `old` has another token now, and is `device`; for `ms` that is known. False: it is another's."""
+
+    def renamed(self, user: str, device: str) -> Awaitable[str]:
+        """What has become of a device by `rename`; "" = nothing."""
 
     def of(self, user: str) -> Awaitable[tuple[Device, ...]]:
         """A person's devices, those registered longest ago first."""

@@ -46,6 +46,7 @@ OTHERS_FIRST: Final = (
     10.0  # s after Redis was away in which nothing is taken over: its holder is cut off as well
 )
 KEEP_PAGE: Final = 200
+RENAMES: Final = 3  # of one device that are followed, while a push for it waits
 DEPTH_EVERY: Final = 5.0
 TIDY_EVERY: Final = 60.0
 NEWER: Final = 60_000  # ms until another process may have come by that is new enough for a device
@@ -294,6 +295,9 @@ class Sender:
         """What stands behind entries. Raises Unavailable for what is too old to send by: Redis was slow, or this
         process was stopped, and the entries may be another's now, the devices too."""
         look = await self.log.look(entries)
+        if any(map(self._may_be_renamed, look.found)):
+            found = [await self._followed(looked) for looked in look.found]
+            look = msgspec.structs.replace(look, found=tuple(found))
         took = self.clock() - began
         if took > FRESH:
             self._most = max(1, len(entries) // 2)
@@ -302,6 +306,23 @@ class Sender:
             )
         self._most = min(BATCH, 2 * self._most)
         return look
+
+    def _may_be_renamed(self, looked: Looked) -> bool:
+        """A retry names its device, and its device is not there: a gateway may have renamed it meanwhile."""
+        named = looked.entry.device and looked.row.standing == "row" and self.lane.provider == "fcm"
+        return bool(named) and not (looked.devices or looked.strangers or looked.newer)
+
+    async def _followed(self, looked: Looked) -> Looked:
+        """What stands behind an entry under the name that its device has now."""
+        for _ in range(RENAMES):
+            if not self._may_be_renamed(looked):
+                break
+            entry = looked.entry
+            now = await self.devices.renamed(entry.user, entry.device)
+            if not now:
+                break
+            looked = (await self.log.look([msgspec.structs.replace(entry, device=now)])).found[0]
+        return looked
 
     def _let_go(self, entries: Iterable[str]) -> None:
         """Out of hand, but for what is to be looked at again or settled."""
@@ -406,9 +427,9 @@ class Sender:
         """
         old = delivery.device
         renamed = msgspec.structs.replace(old, id=device_id(token), token=token)
+        longest = max((style.ttl for style in self.looks.styles.values()), default=Style().ttl)
         try:
-            if await self.devices.restore(delivery.user, renamed):
-                await self.devices.unregister(delivery.user, old.id)
+            await self.devices.rename(delivery.user, old.id, renamed, 1000 * longest)
         except Exception as error:  # the old token still works; what was sent must not be sent again for this
             self.report(f"lane {self.lane}: a device could not be renamed: {type(error).__name__}: {error}")
 
@@ -553,7 +574,8 @@ class Due:
         if now < self._tidy_at:
             return False
         tidied = await self._due.tidy()
-        self.metrics.dead_letters.count("expired", tidied.buried)
+        for reason in tidied.buried:
+            self.metrics.dead_letters.count(reason)
         if not tidied.more:
             self._tidy_at = now + TIDY_EVERY
         return tidied.more

@@ -6,7 +6,7 @@ from notifier import ports
 from notifier.core import keys
 from notifier.core.devices import surplus
 from notifier.core.inbox import NOTIFICATION
-from notifier.core.lanes import ALL, Lane, PushEntry, Row
+from notifier.core.lanes import ALL, Lane, PushEntry, Row, buried
 from notifier.core.model import Device, Verdict
 from notifier.edge.memory import line_of
 from notifier.edge.memory_state import Box, Dead, DeadToken, ItemError, MemoryServer, Waiting, stream_id
@@ -21,6 +21,8 @@ from notifier.edge.push_store import (
     Listed,
 )
 from notifier.edge.store import Rules
+
+DAY = 86_400_000
 
 
 class MemorySteps:
@@ -49,7 +51,8 @@ class MemorySteps:
         with self.server.step():
             found = dict(self.server.devices.get(user) or {})
             old = found.get(device.id)
-            found[device.id] = old if old is not None and old.registered > device.registered else device
+            if old is None or old.registered < device.registered + stays:
+                found[device.id] = device
             gone = surplus(found.values(), self.rules.devices, device.id if stays else "")
             for one in gone:
                 del found[one.id]
@@ -67,6 +70,17 @@ class MemorySteps:
         for one in devices:
             with self.server.step():
                 release(self.server, user, one)
+
+    async def note(self, user: str, old: str, new: str, ms: int) -> None:
+        """Known for so long: one device of this person is another now."""
+        with self.server.step():
+            self.server.renamed.put((user, old), (new, self.server.now + ms))
+
+    async def renamed(self, user: str, device: str) -> str:
+        """What was noted of it, "" = nothing."""
+        with self.server.step():
+            new, until = self.server.renamed.get((user, device), ("", 0))
+            return new if until > self.server.now else ""
 
     async def owners(self, devices: Sequence[str]) -> list[str]:
         """Whose these devices are, "" = nobody's."""
@@ -299,27 +313,40 @@ class MemoryDue:
             return ports.Woken(len(due), len(mine) - len(due))
 
     async def tidy(self) -> ports.Tidied:
-        """Bury what nobody has taken from its lane until long after its deadline; a part of it at a time."""
-        server, buried, more = self.server, 0, False
+        """Settle what nobody has taken from its lane until long after its deadline; a part of it at a time."""
+        server, left, reasons, more = self.server, TIDY_PAGE, list[str](), False
         with server.step():
             for name, stream in server.lanes(f"push:{self.tagged}:"):
-                first = [stream.entries[at] for at in sorted(stream.entries)[:TIDY_PAGE]]
-                gone = [entry for entry in first if entry.deadline + ABANDONED <= server.now]
-                for entry in gone:
-                    server.bury(self.tagged, self.rules, letter(server, name, entry))
-                    stream.discard(entry.id)
-                buried += len(gone)
-                more |= len(gone) == TIDY_PAGE
-        return ports.Tidied(buried, more)
+                first = [stream.entries[at] for at in sorted(stream.entries)[:left]]
+                gone = 0
+                for entry in first:
+                    why = self._tidied(name, entry) if entry.deadline + ABANDONED <= server.now else None
+                    if why is not None:
+                        reasons += why
+                        stream.discard(entry.id)
+                        gone += 1
+                more |= bool(gone) and len(first) == left
+                left -= gone
+        return ports.Tidied(tuple(reasons), more)
 
-
-def letter(server: MemoryServer, lane: str, entry: PushEntry) -> Dead:
-    """A push that nobody has taken from its lane."""
-    detail = "nobody has read its lane until long after its deadline"
-    return Dead(
-        server.now, "expired", detail, entry.notification, entry.id, entry.user,
-        entry.as_text().encode(), lane, entry.device or ALL,
-    )  # fmt: skip
+    def _tidied(self, lane: str, entry: PushEntry) -> list[str] | None:
+        """Why it is buried; nothing where the push is not needed any more. None: it stays."""
+        server = self.server
+        try:
+            server.hazard("look", entry.user, entry.notification)
+            why = buried(row_of(server.box(entry.user), entry.notification), 0, 1)
+        except ItemError as error:
+            if entry.deadline + DAY > server.now:
+                return None
+            why = "unreadable", str(error)
+        if why is None:
+            return []
+        dead = Dead(
+            server.now, why[0], why[1], entry.notification, entry.id, entry.user,
+            entry.as_text().encode(), lane, entry.device or ALL,
+        )  # fmt: skip
+        server.bury(self.tagged, self.rules, dead)
+        return [why[0]]
 
 
 def lane_of(device: Device) -> Lane:

@@ -285,6 +285,7 @@ class MemoryServer:
         self.devices: Table[str, dict[str, Device]] = Table(self)
         # device -> (user, registered, who had it before)
         self.owners: Table[str, tuple[str, int, str]] = Table(self)
+        self.renamed: Table[tuple[str, str], tuple[str, int]] = Table(self)  # (user, device): what, until
         self.waiting: Table[tuple[str, str, str, str], Waiting] = Table(
             self
         )  # tag, user, notification, device

@@ -36,7 +36,7 @@ LOOK_WORK: Final = 1_000
 SETTLE_WORK: Final = 1_000
 SETTLE_PAGE: Final = 200  # results in one call, unless those of one entry are more
 WAKE_PAGE: Final = 100
-TIDY_PAGE: Final = 100  # entries of a lane
+TIDY_PAGE: Final = 100
 ABANDONED: Final = 3_600_000  # ms after its deadline that an entry may lie in its lane
 SCAN_PAGE: Final = 200
 OWNER_PAGE: Final = 1_000  # owners in one call
@@ -81,6 +81,12 @@ class DeviceSteps(Protocol):
 
     def owners(self, devices: Sequence[str]) -> Awaitable[list[str]]:
         """Whose these devices are, "" = nobody's."""
+
+    def note(self, user: str, old: str, new: str, ms: int) -> Awaitable[None]:
+        """Known for so long: one device of this person is another now."""
+
+    def renamed(self, user: str, device: str) -> Awaitable[str]:
+        """What was noted of it, "" = nothing."""
 
 
 class DeviceMoves:
@@ -129,6 +135,19 @@ class DeviceMoves:
         await steps.remove(user, device.id, device.registered + 1)
         return False if owner else None
 
+    async def rename(self, user: str, old: str, device: Device, ms: int) -> bool:
+        """The device `old` has another token now, and is `device`; for `ms` that is known. False: it is another's."""
+        if not await self.restore(user, device):
+            return False
+        # before the old one goes: whoever looks for it finds it or the note
+        await self.steps.note(user, old, device.id, ms)
+        await self.unregister(user, old)
+        return True
+
+    async def renamed(self, user: str, device: str) -> str:
+        """What has become of a device by `rename`; "" = nothing."""
+        return await self.steps.renamed(user, device)
+
     async def unregister(self, user: str, device: str) -> bool:
         """Take a device (by its id) off this person's list; False: it was not there. Another's stays."""
         gone = await self.steps.remove(user, device)
@@ -173,6 +192,15 @@ class RedisSteps:
         """Tokens that this user had are nobody's, unless they have been claimed since."""
         asked = [self._run(self._owner(one.device), "release", user, one.registered) for one in devices]
         await first_fault(gatherResults(asked, consumeErrors=True))
+
+    async def note(self, user: str, old: str, new: str, ms: int) -> None:
+        """Known for so long: one device of this person is another now."""
+        await self.calls.call("SET", keys.renamed(user, old, self.rules.shards), new, "PX", max(1, ms))
+
+    async def renamed(self, user: str, device: str) -> str:
+        """What was noted of it, "" = nothing."""
+        found = await self.calls.call("GET", keys.renamed(user, device, self.rules.shards))
+        return found.decode() if found else ""
 
     async def owners(self, devices: Sequence[str]) -> list[str]:
         """Whose these devices are, "" = nobody's; in one pipelined call for each slot."""
@@ -385,11 +413,11 @@ class RedisDue:
         return Woken(moved, left, passed, buried)
 
     async def tidy(self) -> Tidied:
-        """Bury what nobody has taken from its lane until long after its deadline; a part of it at a time."""
+        """Settle what nobody has taken from its lane until long after its deadline; a part of it at a time."""
         rules = self.rules
         args = (self.tagged, keys.GROUP, ABANDONED, TIDY_PAGE, rules.letters, rules.letters_age)
-        buried, more = await self.calls.run(self.scripts.tidy, (keys.lanes(self.tagged),), args)
-        return Tidied(buried, bool(more))
+        more, *buried = await self.calls.run(self.scripts.tidy, (keys.lanes(self.tagged),), args)
+        return Tidied(tuple(reason.decode() for reason in buried), bool(more))
 
 
 class RedisLanes:
