@@ -573,11 +573,12 @@ class Due:
         now = self.clock()
         if now < self._tidy_at:
             return False
+        self._tidy_at = now + TIDY_EVERY  # also when it fails: what is due is not to wait for that
         tidied = await self._due.tidy()
         for reason in tidied.buried:
             self.metrics.dead_letters.count(reason)
-        if not tidied.more:
-            self._tidy_at = now + TIDY_EVERY
+        if tidied.more:
+            self._tidy_at = now
         return tidied.more
 
     async def wait(self, seconds: float) -> None:

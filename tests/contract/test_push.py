@@ -648,39 +648,77 @@ async def test_what_cannot_be_read_three_times_is_buried(world: World) -> None:
 LEFT = Lane("left", "apns")  # of an app that is configured nowhere any more
 
 
+async def abandoned(world: World, name: str = "old", user: str = U) -> PushEntry:
+    """A push for a row that is there, as it lies in a lane long after its deadline."""
+    await Reader(world).deliver(event("comment", to=user, eid=name, at=world.now(), thing=name))
+    return PushEntry("", user, name, world.now() - ABANDONED - 1)
+
+
 async def test_a_lane_that_nobody_reads_holds_what_may_still_be_sent_and_no_more(world: World) -> None:
     await enlist(world, U, [phone("a", LEFT), phone("b")])
-    await Reader(world).deliver(event("comment", to=U, eid="old", at=world.now()))
-    late = PushEntry("", U, "late", world.now() - ABANDONED - 1)
+    late = await abandoned(world)
     await world.put(LEFT, msgspec.structs.replace(late, deadline=world.now() - ABANDONED + HOUR), late)
     await world.put(APNS, late)
     process = Process(world, FakeProvider())
-    assert not await process.due.once()
+    await process.due.once()
     letters = await world.letters("expired")
     assert {(letter.lane, letter.source, letter.to, letter.device) for letter in letters} == {
-        ("left:apns", "late", U, "-"), ("demo:apns", "late", U, "-"),
+        ("left:apns", "old", U, "-"), ("demo:apns", "old", U, "-"),
     }  # fmt: skip
+    assert letters[0].raw == late.as_text().encode()
     assert process.metrics.dead_letters["expired"] == 2
     assert (await world.pushes(LEFT).depth()).entries == 2
     assert (await world.pushes(APNS).depth()).entries == 1
 
 
-async def test_what_is_abandoned_in_mass_goes_a_part_at_a_time(world: World) -> None:
+async def test_what_is_abandoned_but_was_seen_is_no_dead_letter(world: World) -> None:
+    """A lane may lie there for days while its provider is down; who read the rest meanwhile misses nothing."""
+    world.use(cap=2)
     await enlist(world, U, [phone("a", LEFT)])
-    late = PushEntry("", U, "late", world.now() - ABANDONED - 1)
-    await world.put(LEFT, *[msgspec.structs.replace(late, notification=f"n{n}") for n in range(150)])
+    gone, old, late = [await abandoned(world, name) for name in ("gone", "old", "late")]
+    where = place(await load(world, U))
+    await world.inbox().mark([Mark(U, "seen", str(where.birth), where.run, 2, ())])
+    await Reader(world).deliver(event("uncomment", to=U, eid="x", at=world.now() + 1, thing="late"))
+    await enlist(world, V, [phone("b", LEFT)])
+    broken = await abandoned(world, "broken", V)
+    await world.spoil(V)
+    nobody = msgspec.structs.replace(late, user=people(3)[2])
+    await world.put(LEFT, gone, old, late, broken, nobody)
+    await world.put(LEFT, msgspec.structs.replace(broken, deadline=world.now() - 24 * HOUR))
+    tidied = await world.due().tidy()
+    assert sorted(tidied.buried) == ["forgotten", "trimmed", "unreadable"]
+    for reason, entry in (("trimmed", gone), ("unreadable", broken), ("forgotten", nobody)):
+        (letter,) = await world.letters(reason)
+        assert (letter.source, letter.to, letter.detail != "") == (entry.notification, entry.user, True)
+    assert await world.letters("expired") == []
+    assert (await world.due().tidy()).buried == (), "what cannot be read may be mended, for a day"
+    await world.mend(V)
+    assert len((await world.due().tidy()).buried) == 1
+
+
+async def test_what_is_abandoned_in_mass_goes_a_part_at_a_time(world: World) -> None:
+    await enlist(world, U, [phone("a", LEFT), phone("b", FCM)])
+    late = await abandoned(world)
+    await world.put(LEFT, *[late] * 150)
+    await world.put(FCM, *[late] * 20)
     due = world.due()
     tidied = [await due.tidy() for _ in range(3)]
-    assert [(one.buried, one.more) for one in tidied] == [(100, True), (50, False), (0, False)]
-    assert len(await world.letters("expired")) == 150
+    assert [one.more for one in tidied] == [True, False, False]
+    assert len(tidied[0].buried) <= 100
+    assert sum(len(one.buried) for one in tidied) == len(await world.letters("expired")) == 170
+    assert [(await world.pushes(lane).depth()).entries for lane in (LEFT, FCM)] == [1, 1], (
+        "what is young stays"
+    )
 
 
 async def test_what_is_abandoned_in_a_readers_hand_is_gone_for_it(world: World) -> None:
     """It has hung for an hour behind the deadline; what it says then changes nothing."""
     await enlist(world, U, [phone()])
-    await world.put(APNS, PushEntry("", U, "late", world.now() - ABANDONED - 1))
+    late = await abandoned(world)
     log = world.pushes(APNS)
     await log.create()
+    await log.read(1)
+    await world.put(APNS, late)
     (entry,) = (await log.read(1)).entries
     await world.due().tidy()
     look = await log.look([entry])

@@ -79,6 +79,14 @@ async def test_of_two_registrations_the_later_one_is_later(world: World) -> None
     assert times == sorted(set(times))
 
 
+async def test_of_two_that_overtake_each_other_the_later_one_counts(world: World) -> None:
+    claims = [await steps(world).claim(U, phone().id, None) for _ in range(2)]
+    for locale, claim in reversed(list(zip(("de", "en"), claims, strict=True))):
+        said = msgspec.structs.replace(phone(), locale=locale, registered=claim.registered)
+        await steps(world).add(U, said, stays=True)
+    assert [one.locale for one in await world.devices().of(U)] == ["en"]
+
+
 async def test_a_clock_that_was_set_back_does_not_take_a_phone_away() -> None:
     world = MemoryWorld()
     await world.devices().register(U, phone())
@@ -259,11 +267,15 @@ async def test_a_file_does_not_take_a_phone_back(world: World) -> None:
     assert not await world.devices().restore(U, old)
     assert await world.devices().of(V) == (new,)
     assert await world.devices().of(U) == ()
-    assert await world.devices().restore(V, old)
-    assert await world.devices().of(V) == (new,)
+    stale = msgspec.structs.replace(old, locale="en")
+    assert await world.devices().restore(V, stale)
+    assert await world.devices().of(V) == (new,), "what its app has said since is kept"
     assert await world.devices().restore(U, later(new))
     assert await world.devices().of(V) == ()
     assert await world.devices().of(U) == (later(new),)
+    assert await world.devices().restore(U, new)
+    assert await world.devices().unregister(U, new.id)
+    assert await world.owner(new.id) == "", "its time was not set back"
 
 
 async def test_all_devices_can_be_walked_through(spread: World) -> None:

@@ -10,6 +10,7 @@ from notifier.core.devices import encode
 from notifier.core.lanes import PushEntry
 from notifier.core.model import Verdict
 from notifier.edge.push_store import RedisLanes
+from notifier.edge.redis import ReplyError
 from notifier.ports import Judged, Settlement
 from tests.contract.phones import APNS, FCM, FakeProvider, Process, enlist, phone, steps
 from tests.contract.test_push import judged, later, one_entry
@@ -146,10 +147,12 @@ async def test_what_another_version_plans_is_left_where_it_is(real: RedisWorld) 
         await plan(real, f"e:{U}:n", "1 5 an escalation"),
         await plan(real, f"e:{U}:m", "2 5 an escalation"),
     ]
+    names.append(f"t:{U}:scheduled")  # which may need no value
+    await real.calls.call("ZADD", keys.due(TAG), 1, names[-1])
     before = await real.calls.call("HGETALL", keys.later(TAG))
     process = Process(real, FakeProvider())
     assert not await process.due.once()
-    assert process.metrics.push_newer == 3
+    assert process.metrics.push_newer == 4
     assert await real.calls.call("HGETALL", keys.later(TAG)) == before
     assert set(await real.calls.call("ZRANGE", keys.due(TAG), 0, -1)) == {name.encode() for name in names}
 
@@ -247,3 +250,12 @@ async def test_all_lanes_that_devices_have_are_known(real: RedisWorld) -> None:
     assert "gone:fcm" in await RedisLanes(real.calls, real.rules).depths(), (
         "what lies there is still to be told of"
     )
+
+
+async def test_tidying_that_fails_holds_up_nothing_that_is_due(real: RedisWorld) -> None:
+    await real.calls.call("SET", keys.lanes(TAG), "not a set")
+    process = Process(real, FakeProvider())
+    with pytest.raises(ReplyError, match="WRONGTYPE"):
+        await process.due.once()
+    await plan(real, f"r:{U}:n:{phone().id}", f"1 {APNS} 5 {2**50} 1 0 0")
+    assert await process.due.once(), "the next try is in a minute"

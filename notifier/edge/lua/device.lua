@@ -52,7 +52,8 @@ assert(added and limit, 'device: bad device')
 local found = devices_of(key)
 if found[id] then
   local _, registered = device_of(found[id])
-  if registered and registered > added then line = found[id] end
+  -- the later of two registrations counts, in whichever order they come; before what is in a file, that too
+  if registered and (registered > added or (registered == added and not stays)) then line = found[id] end
 end
 found[id] = line
 

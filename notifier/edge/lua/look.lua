@@ -49,18 +49,6 @@ local function person(user)
   return number, boxes[number]
 end
 
-local STANDINGS = {t = 'retracted', x = 'retracted'}
-local function standing(box, nid)
-  if not box then return 'forgotten', 0, '' end
-  local seq = tonumber(call('HGET', box.key, 'n:' .. nid) or nil)
-  local record = seq and seq > box.floor and call('HGET', box.key, seq)
-  if not record or record == '' then return 'trimmed', 0, '' end
-  if STANDINGS[kind_of(record)] then return STANDINGS[kind_of(record)], seq, '' end
-  if is_read(record) then return 'read', seq, '' end
-  if seq <= box.seen then return 'seen', seq, '' end
-  return 'row', seq, record
-end
-
 local function look(user, nid, device)
   work = work - 8
   local number, box = person(user)
