@@ -46,14 +46,15 @@ class MemorySteps:
             self.server.owners.put(device, (user, at, before))
             return Claim(before, True, at)
 
-    async def add(self, user: str, device: Device, *, stays: bool) -> list[Listed]:
+    async def add(self, user: str, device: Device, *, stays: bool, instead: str = "") -> list[Listed]:
         """Into the person's list; who had to go for it."""
         with self.server.step():
             found = dict(self.server.devices.get(user) or {})
             old = found.get(device.id)
             if old is None or old.registered < device.registered + stays:
                 found[device.id] = device
-            gone = surplus(found.values(), self.rules.devices, device.id if stays else "")
+            counted = [one for one in found.values() if one.id != instead]
+            gone = surplus(counted, self.rules.devices, device.id if stays else "")
             for one in gone:
                 del found[one.id]
             self.server.devices.put(user, found)

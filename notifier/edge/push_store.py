@@ -70,8 +70,9 @@ class DeviceSteps(Protocol):
         """The token is this user's now. since: when it was registered (ms), if that was not now; then it is not
         claimed from somebody who has had it since."""
 
-    def add(self, user: str, device: Device, *, stays: bool) -> Awaitable[list[Listed]]:
-        """Into the person's list; who had to go for it: itself, if it is the oldest one, unless it stays."""
+    def add(self, user: str, device: Device, *, stays: bool, instead: str = "") -> Awaitable[list[Listed]]:
+        """Into the person's list; who had to go for it: itself, if it is the oldest one, unless it stays. `instead`: a
+        device that will go for it, and needs no room of its own."""
 
     def remove(self, user: str, device: str, before: int = FOREVER) -> Awaitable[list[Listed]]:
         """Off the person's list, if it was registered before (ms); what was removed."""
@@ -108,14 +109,14 @@ class DeviceMoves:
         since, or if its person has newer ones enough."""
         return await self._bring(user, device, device.registered)
 
-    async def _bring(self, user: str, device: Device, since: int | None) -> bool:
+    async def _bring(self, user: str, device: Device, since: int | None, instead: str = "") -> bool:
         for _ in range(TRIES):
-            brought = await self._try(user, device, since)
+            brought = await self._try(user, device, since, instead)
             if brought is not None:
                 return brought
         raise Unavailable("a device does not stay with its person: Redis forgets whose it is")
 
-    async def _try(self, user: str, device: Device, since: int | None) -> bool | None:
+    async def _try(self, user: str, device: Device, since: int | None, instead: str) -> bool | None:
         """None: its owner has vanished again, by Redis or by an `unregister` that came in between."""
         steps = self.steps
         claim = await steps.claim(user, device.id, since)
@@ -125,7 +126,7 @@ class DeviceMoves:
         if claim.before not in ("", user):
             # not what they have registered since: it is theirs again
             await steps.remove(claim.before, device.id, claim.registered)
-        gone = await steps.add(user, device, stays=since is None)
+        gone = await steps.add(user, device, stays=since is None, instead=instead)
         await steps.release(user, gone)
         if any(one.device == device.id for one in gone):
             return False
@@ -137,7 +138,7 @@ class DeviceMoves:
 
     async def rename(self, user: str, old: str, device: Device, ms: int) -> bool:
         """The device `old` has another token now, and is `device`; for `ms` that is known. False: it is another's."""
-        if not await self.restore(user, device):
+        if not await self._bring(user, device, device.registered, instead=old):
             return False
         # before the old one goes: whoever looks for it finds it or the note
         await self.steps.note(user, old, device.id, ms)
@@ -176,11 +177,12 @@ class RedisSteps:
         before, won, registered = await self._run(self._owner(device), "claim", user, told)
         return Claim(before.decode(), bool(won), registered)
 
-    async def add(self, user: str, device: Device, *, stays: bool) -> list[Listed]:
+    async def add(self, user: str, device: Device, *, stays: bool, instead: str = "") -> list[Listed]:
         """Into the person's list; who had to go for it."""
         line, tagged = device_lines.encode(device), keys.tag(keys.shard_of(user, self.rules.shards))
         how = "stays" if stays else "goes"
-        gone = await self._run(self._list(user), "add", device.id, line, self.rules.devices, how, tagged)
+        args = (device.id, line, self.rules.devices, how, tagged, instead)
+        gone = await self._run(self._list(user), "add", *args)
         return [Listed(one.decode(), int(at)) for one, at in zip(gone[::2], gone[1::2], strict=True)]
 
     async def remove(self, user: str, device: str, before: int = FOREVER) -> list[Listed]:

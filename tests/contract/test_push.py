@@ -144,6 +144,20 @@ async def test_a_retry_finds_its_device_alone(world: World) -> None:
     assert [each.devices for each in look.found] == [(other,), ()]
 
 
+async def test_each_entry_of_a_batch_finds_its_devices_once(world: World) -> None:
+    """Whatever was asked for before it: an entry for all, retries for one, another retry for the same."""
+    one, other = phone("a", registered=1), phone("b", registered=2)
+    await enlist(world, U, [one, other])
+    log, found, _ = await one_entry(world)
+    whole = found.entry
+    named = [msgspec.structs.replace(whole, device=device.id) for device in (one, other)]
+    asked = [named[0], named[0], named[1], whole, named[1], whole]
+    look = await log.look(asked)
+    assert [each.devices for each in look.found] == [
+        (one,), (one,), (other,), (one, other), (other,), (one, other),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("kind", "standing"), [("seen", "seen"), ("read", "read"), ("delete", "retracted"), ("ack", "row")]
 )

@@ -159,7 +159,7 @@ async def test_of_two_at_the_same_time_the_last_claim_wins(spread: World) -> Non
     class Interrupted(Crashing):
         """Before it adds, somebody else registers the same phone."""
 
-        async def add(self, user: str, device: Device, *, stays: bool) -> list[Listed]:
+        async def add(self, user: str, device: Device, *, stays: bool, instead: str = "") -> list[Listed]:
             assert await spread.devices().register(BEN, one)
             return await overtaken.add(user, device, stays=stays)
 
@@ -194,7 +194,7 @@ async def test_a_device_whose_owner_vanishes_meanwhile_is_registered_again(sprea
     one, inner = phone(), steps(spread)
 
     class Forgetful(Crashing):
-        async def add(self, user: str, device: Device, *, stays: bool) -> list[Listed]:
+        async def add(self, user: str, device: Device, *, stays: bool, instead: str = "") -> list[Listed]:
             gone = await inner.add(user, device, stays=stays)
             self.left -= 1
             if self.left >= 0:

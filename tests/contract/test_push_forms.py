@@ -9,7 +9,7 @@ from notifier.core import keys
 from notifier.core.devices import encode
 from notifier.core.lanes import PushEntry
 from notifier.core.model import Verdict
-from notifier.edge.push_store import RedisLanes
+from notifier.edge.push_store import ABANDONED, RedisLanes
 from notifier.edge.redis import ReplyError
 from notifier.ports import Judged, Settlement
 from tests.contract.phones import APNS, FCM, FakeProvider, Process, enlist, phone, steps
@@ -259,3 +259,11 @@ async def test_tidying_that_fails_holds_up_nothing_that_is_due(real: RedisWorld)
         await process.due.once()
     await plan(real, f"r:{U}:n:{phone().id}", f"1 {APNS} 5 {2**50} 1 0 0")
     assert await process.due.once(), "the next try is in a minute"
+
+
+async def test_a_lane_that_is_no_stream_holds_up_no_tidying(real: RedisWorld) -> None:
+    await enlist(real, U, [phone("a"), phone("b", FCM)])
+    await Reader(real).deliver(event("comment", to=U, eid="old", at=real.now()))
+    await real.put(FCM, PushEntry("", U, "old", real.now() - ABANDONED - 1))
+    await real.calls.call("SET", keys.pushes(TAG, APNS), "not a stream")
+    assert (await real.due().tidy()).buried == ("expired",)

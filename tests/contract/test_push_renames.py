@@ -28,3 +28,17 @@ async def test_a_name_that_is_anothers_renames_nothing(world: World) -> None:
     assert not await devices.rename(U, old.id, phone("new", FCM, registered=1_000), 300)
     assert [one.id for one in await devices.of(U)] == [old.id]
     assert await devices.renamed(U, old.id) == ""
+
+
+async def test_a_rename_needs_no_room(world: World) -> None:
+    """Who has as many devices as may be has as many after it: none of the others goes for it, nor the device itself."""
+    world.use(devices=3)
+    every = [phone(f"p{n}", FCM, registered=n + 1) for n in range(3)]
+    await enlist(world, U, every)
+    for old in every:
+        new = phone(f"{old.token}-new", FCM, registered=old.registered)
+        assert await world.devices().rename(U, old.id, new, 60_000)
+        assert await world.owner(old.id) == ""
+        assert await world.owner(new.id) == U
+    assert [one.registered for one in await world.devices().of(U)] == [1, 2, 3]
+    assert all(one.token.endswith("-new") for one in await world.devices().of(U))

@@ -4,8 +4,8 @@
 --     time (ms), and nothing is claimed if somebody else has had it since. Returns {who had it before or "", 1 = it is
 --     this user's, 0 = it is not, when it was registered, ms}
 --   release, user, registered: the same taken back, if nobody has claimed it since; returns 1 | 0
---   add, id, line, limit, stays | goes, tag: into the person's devices; goes: may be the one for which there is no room.
---     Returns {id, registered, ...} of those that had to go
+--   add, id, line, limit, stays | goes, tag, instead: into the person's devices; goes: may be the one for which there is
+--     no room; instead: a device that will go for it, and takes none. Returns {id, registered, ...} of those that had to go
 --   remove, id, before: out of them, if registered before (ms); returns when what went was registered, "" = nothing went
 local step, key = ARGV[1], KEYS[1]
 local function int(value) return string.format('%.0f', value) end
@@ -69,9 +69,11 @@ end
 local all, count = {}, 0
 for name, stored in pairs(found) do
   local _, registered, ours = device_of(stored)
-  count = count + 1
-  -- What a newer process has written, or nobody can read, is not ours to remove.
-  if ours and not (stays and name == id) then all[#all + 1] = {name, registered} end
+  if name ~= ARGV[7] then
+    count = count + 1
+    -- What a newer process has written, or nobody can read, is not ours to remove.
+    if ours and not (stays and name == id) then all[#all + 1] = {name, registered} end
+  end
 end
 table.sort(all, function(a, b)
   if a[2] ~= b[2] then return a[2] < b[2] end
