@@ -1,8 +1,10 @@
-"""A server of the run's own, and a sandbox that the tests of a file share."""
+"""A server of the run's own, a sandbox that the tests of a file share, and listeners whose TLS fails."""
+
+# mypy: allow-untyped-calls
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 
@@ -11,6 +13,7 @@ from tests import reactor
 from tests.contract.world import RedisWorld
 from tests.edge.http2.world import reactor as the_reactor
 from tests.edge.provider_world import World, no_canaries_logged
+from tests.phones.listeners import Listener, listeners
 from tests.servers import Valkey
 
 
@@ -37,3 +40,12 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         world: World = reactor.run(lambda: World(listen.start(the_reactor, folder)))
         yield world
         reactor.run(world.stop())
+
+
+@pytest.fixture(scope="module")
+def failing(there: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Listener]]:
+    """The same providers behind TLS that fails."""
+    made: Mapping[str, Listener] = reactor.run(lambda: listeners(there, tmp_path_factory.mktemp("failing")))
+    yield made
+    for listener in made.values():
+        reactor.run(listener.port.stopListening)

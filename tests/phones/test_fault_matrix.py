@@ -21,6 +21,7 @@ from notifier.core.lanes import Lane
 from notifier.core.model import Device, Outcome
 from notifier.core.outcomes import APNS, FCM
 from notifier.edge.apns import LIMITS as APNS_LIMITS
+from notifier.edge.client_certificate import ClientCertificate
 from notifier.edge.embedded import free_port
 from notifier.edge.fcm import LIMITS as FCM_LIMITS
 from notifier.edge.http2.dial import Place
@@ -28,13 +29,16 @@ from notifier.ports import Provider, PushRequest
 from notifier.sandbox.exchange import Answer, Link, Request, json_answer
 from tests.contract.phones import Process
 from tests.contract.world import Reader, RedisWorld, event, people
+from tests.edge.http2.world import PAPERS
 from tests.edge.provider_world import World, android, token_of
+from tests.phones.listeners import Listener
 
 U: Final = people(1)[0]
 GOOD: Final = 3  # devices beside the one that the row is about
 BAD: Final = "abad1dea"  # what its token begins with
 REGISTERED: Final = 1_700_000_000_000  # ms
 LANES: Final = {"apns": Lane("demo", "apns"), "fcm": Lane("demo", "fcm")}
+CERTIFICATE: Final = ClientCertificate(PAPERS, (), frozenset(), 0.0, 4e9)
 NEVER: Final = "Wed, 21 Oct 2099 07:28:00 GMT"
 
 
@@ -172,7 +176,10 @@ def reborn() -> Iterator[Row]:
 
 
 def faults() -> Iterator[Row]:
-    """No answer: of what may have been processed the same is sent again, under the same name; the rest is no try."""
+    """No answer: of what may have been processed the same is sent again, under the same name; the rest is no try.
+
+    ended: the provider's certificate. refused: ours, by the provider.
+    """
     for lane in ("apns", "fcm"):
         unknown = UNKNOWN if lane == "apns" else GOOGLE_DOWN
         for action in ("hang", "reset", "close"):
@@ -180,8 +187,9 @@ def faults() -> Iterator[Row]:
         yield Row(lane, 0, "refuse", RECONNECT, {"action": "refuse"})
         yield Row(lane, 0, "goaway", DONE, {"action": "goaway"})
         yield Row(lane, 0, "slow", DONE, {"delay_ms": 300})
-        for wrong in ("unreachable", "untrusted"):
+        for wrong in ("unreachable", "untrusted", "ended"):
             yield Row(lane, 0, wrong, RECONNECT)
+    yield Row("apns", 0, "refused", RECONNECT)
 
 
 ROWS: Final = [*rows_of("apns", APPLE), *rows_of("fcm", GOOGLE), *retry_afters(), *reborn(), *faults()]
@@ -248,8 +256,10 @@ class Noted:
 class Case:
     """One person with some phones on a lane, one of which is answered as the row says."""
 
-    def __init__(self, there: World, real: RedisWorld, row: Row) -> None:
-        self.there, self.real, self.row = there, real, row
+    def __init__(
+        self, there: World, failing: Mapping[str, Listener], real: RedisWorld, row: Row
+    ) -> None:  # fmt: skip
+        self.there, self.failing, self.real, self.row = there, failing, real, row
         self.lane = LANES[row.lane]
         make = token_of if row.lane == "apns" else android
         self.bad = self._device(make(0, BAD), row.registered)
@@ -296,6 +306,9 @@ class Case:
         if row.reason in ("unreachable", "untrusted"):
             to = Place("127.0.0.1", free_port()) if row.reason == "unreachable" else None
             self.use(self._provider(to, trust=None))
+        elif (listener := self.failing.get(f"{row.lane}-{row.reason}")) is not None:
+            access = {"access": CERTIFICATE} if row.reason == "refused" else {}
+            self.use(self._provider(listener.place, trust=listener.trust, **access))
         elif not row.status:
             self.there.rule(row.lane, BAD, **how)
         elif row.lane == "apns":
@@ -357,8 +370,10 @@ def clean(there: World) -> Iterator[World]:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=repr)
-async def test_what_follows(clean: World, real: RedisWorld, row: Row) -> None:
-    case = Case(clean, real, row)
+async def test_what_follows(
+    clean: World, failing: Mapping[str, Listener], real: RedisWorld, row: Row
+) -> None:  # fmt: skip
+    case = Case(clean, failing, real, row)
     for device in case.good:
         assert await real.devices().restore(U, device)
     await case.comment()  # all is well: the credentials are good, and the guard has heard so
