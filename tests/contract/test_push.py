@@ -738,3 +738,14 @@ async def test_what_is_abandoned_in_a_readers_hand_is_gone_for_it(world: World) 
     look = await log.look([entry])
     assert (await log.settle([Settlement(entry, look.run)])).states == ("gone",)
     assert (await log.claim(0, 10, "")).lost == ()
+
+
+async def test_tidying_goes_on_while_there_is_more_and_then_rests(world: World) -> None:
+    await enlist(world, U, [phone("a", LEFT)])
+    await world.put(LEFT, *[await abandoned(world)] * 150)
+    process = Process(world, FakeProvider())
+    assert [await process.due.once() for _ in range(3)] == [True, False, False]
+    assert process.metrics.dead_letters["expired"] == 150
+    await world.put(LEFT, await abandoned(world, "another"))
+    await process.due.once()
+    assert process.metrics.dead_letters["expired"] == 150, "not before a minute has passed"
