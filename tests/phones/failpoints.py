@@ -93,7 +93,7 @@ async def _mortally(sending_: Awaitable[Sequence[Outcome]]) -> Sequence[Outcome]
 class MortalApns(Apns):
     """Apple, for a process that may not live to hear its answers."""
 
-    longest = SECONDS  # type: ignore[assignment]  # a property there
+    longest = SECONDS  # a property there
 
     async def send(self, requests: Sequence[PushRequest]) -> Sequence[Outcome]:
         return await _mortally(super().send(requests))
@@ -102,7 +102,7 @@ class MortalApns(Apns):
 class MortalFcm(Fcm):
     """The same of Google."""
 
-    longest = SECONDS  # type: ignore[assignment]
+    longest = SECONDS
 
     async def send(self, requests: Sequence[PushRequest]) -> Sequence[Outcome]:
         return await _mortally(super().send(requests))

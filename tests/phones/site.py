@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ from notifier.core.model import Device, Provider
 from notifier.sandbox.credentials import app_toml
 from tests import reactor
 from tests.chaos.scene import merged
+from tests.contract.phones import enlist as of_contract
 from tests.contract.world import RedisWorld
 from tests.daemon import TWISTD, Daemon, Settings, wait_until
 from tests.sandboxes import SandboxProcess
@@ -59,9 +61,9 @@ def enlist(server: Valkey, people: Mapping[str, Sequence[Device]]) -> None:
     """Register these devices, as a file that is read in would."""
 
     async def all_of(chunk: Sequence[tuple[str, Sequence[Device]]], world: RedisWorld) -> None:
-        pairs = [(user, one) for user, devices in chunk for one in devices]
-        done = [Deferred.fromCoroutine(world.devices().restore(user, one)) for user, one in pairs]
-        assert all(await gatherResults(done))
+        await gatherResults(
+            [Deferred.fromCoroutine(of_contract(world, user, devices)) for user, devices in chunk]
+        )
 
     async def work() -> None:
         world = RedisWorld(server.url)
@@ -72,6 +74,15 @@ def enlist(server: Valkey, people: Mapping[str, Sequence[Device]]) -> None:
         await world.close()
 
     reactor.run(work, timeout=300)
+
+
+def _said(daemon: Daemon, what: str) -> int:
+    """How often its log has it."""
+    return daemon.log.read_text().count(what)
+
+
+def _says_more(daemon: Daemon, what: str, than: int) -> bool:
+    return _said(daemon, what) > than
 
 
 class Site:
@@ -144,13 +155,9 @@ class Site:
             text = daemon.config.read_text()
             assert old in text
             daemon.config.write_text(text.replace(old, new))
-            before = daemon.log.read_text().count(RELOADED)
+            before = _said(daemon, RELOADED)
             os.kill(daemon.pid, signal.SIGHUP)
-            wait_until(
-                lambda one=daemon, was=before: one.log.read_text().count(RELOADED) > was,
-                PATIENCE,
-                daemon.tail,
-            )  # type: ignore[misc]
+            wait_until(partial(_says_more, daemon, RELOADED, before), PATIENCE, daemon.tail)
 
     def toml(self) -> str:
         """The app, at its two providers: the one's authority is believed for Apple, the other's for Google."""

@@ -14,11 +14,13 @@ from typing import Final
 import pytest
 
 from notifier.core.keys import GROUP
-from tests.daemon import READY, Daemon
+from tests.daemon import READY, Daemon, Settings
 from tests.phones.failpoints import POINTS
-from tests.phones.site import LANES, PATIENCE, Settings, Site
+from tests.phones.site import LANES, PATIENCE, Site
 from tests.sandboxes import SandboxProcess
 
+LONG: Final = 300.0  # s until what a stopped process holds is another's, behind all that the dead have left
+FRESH: Final = 1_000  # ms
 Report = Callable[[str], None]
 
 SETTINGS: Final[Settings] = {"websocket": {"refresh_seconds": 30}, "push": {"breaker_cap_seconds": 1.0}}
@@ -141,18 +143,36 @@ class Storm:
 
     def _pause(self) -> None:
         """SIGSTOP with pushes under way, until they are another's, then SIGCONT: it settles what is not its own."""
-        until, victim = time.monotonic() + PATIENCE, None
-        while victim is None:
-            assert time.monotonic() < until, self.site.said()
-            self._bury()
-            victim = self._busy()
-        victim.pause()
-        while victim.name in self._in_hand():
+        until = time.monotonic() + LONG
+        victim, held = self._stopped(until)
+        while held <= self._given(victim):
             assert time.monotonic() < until, self.site.said()
             time.sleep(0.05)
             self._bury(but=victim)
         self.takeovers += 1
         victim.resume()
+
+    def _stopped(self, until: float) -> tuple[Daemon, set[tuple[str, bytes]]]:
+        """One that was stopped with pushes under way, and the entries that it was given."""
+        while True:
+            assert time.monotonic() < until, self.site.said()
+            self._bury()
+            victim = self._busy()
+            if victim is not None:
+                victim.pause()
+                if held := self._given(victim, FRESH):
+                    return victim, held
+                victim.resume()  # what it had was settled meanwhile
+
+    def _given(self, daemon: Daemon, idle: int = 2**40) -> set[tuple[str, bytes]]:
+        """Entries, by lane and id, that daemons of this name were given no longer than `idle` ms ago and still have."""
+        found: set[tuple[str, bytes]] = set()
+        for lane in LANES:
+            told = self.site.server.call("XPENDING", lane, GROUP, "-", "+", 100_000)
+            assert isinstance(told, list)
+            mine = f"{daemon.name}-".encode()
+            found |= {(lane, entry) for entry, name, age, _ in told if name.startswith(mine) and age < idle}
+        return found
 
     def _settle(self) -> None:
         """Two daemons that live on, and providers that answer at once."""
@@ -168,7 +188,7 @@ class Storm:
 
     def say(self, began: float) -> str:
         site = self.site
-        taken = {name: site.accepted(name) for name in ("apns", "fcm")}  # type: ignore[arg-type]
+        taken = {"apns": site.accepted("apns"), "fcm": site.accepted("fcm")}
         sounded = sum(int(one.ask("GET", "counts")["sounded_twice"]) for one in {site.apns, site.fcm})
         points = ", ".join(f"{point}: {count}" for point, count in sorted(self.deaths.items()))
         return (

@@ -18,8 +18,8 @@ import pytest
 
 from tests.chaos.crowd import Company, Crowd, Follower
 from tests.client import Message
-from tests.daemon import wait_until
-from tests.phones.site import PAGE, PATIENCE, Settings, Site, android
+from tests.daemon import Settings, wait_until
+from tests.phones.site import PAGE, PATIENCE, Site, android
 from tests.sandboxes import SandboxProcess
 
 PEOPLE: Final = 20
