@@ -53,7 +53,8 @@ def test_what_cannot_be_settled_is_sent_once_however_long_it_takes() -> None:
     refuse(house)
     mine, theirs = FakeProvider(), FakeProvider()
     sender, other = house.sender(mine, name="p"), house.sender(theirs, name="q")
-    rest(house, sender, other, seconds=3_500)
+    turn(sender)
+    rest(house, other, sender, seconds=3_500)
     assert (len(mine.sent), len(theirs.sent)) == (1, 0), "nobody takes it over meanwhile"
     turn(sender)
     assert house.metrics.push_unsettled["demo apns"] == 1

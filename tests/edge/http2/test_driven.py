@@ -532,6 +532,16 @@ def test_what_waits_for_a_window_does_not_leave_late() -> None:
     assert len(line.requests()) == sent
 
 
+def test_a_connection_is_given_no_more_than_it_takes_at_once() -> None:
+    world = World(Limits(partial=2, wait_within=5), Sizes(most=1))
+    send(world.pool, 6)
+    world.turn()
+    line = world.open(-1, (4, 10))
+    assert (len(line.requests()), world.pool.waiting) == (2, 3)
+    world.clock.advance(6)
+    assert world.told.kinds() == dict.fromkeys((2, 3, 4, 5), "Expired")
+
+
 def test_a_server_that_refuses_streams_keeps_no_push_beyond_its_time() -> None:
     world, line = begin(1, Limits(wait_within=5))
     for _ in range(3):
