@@ -336,13 +336,15 @@ class DueLog(Protocol):
 
 
 class DevicePage(Struct, frozen=True):
-    """Some of all (user, device) pairs; `after`: where the next page begins, "" = that was the last.
+    """Some of all (user, device) pairs; `after`: where the next page begins, "" = that was the last. `newer`: ids of
+    devices that only a newer version can read.
 
     As with SCAN, what is there all the time comes at least once.
     """
 
     pairs: tuple[tuple[str, Device], ...]
     after: str
+    newer: tuple[str, ...] = ()
 
 
 class Devices(Protocol):

@@ -184,21 +184,28 @@ def export_(file: str, redis: str | None, config_file: Path | None) -> None:
     """
     out = sys.stdout.buffer if file == "-" else _private(Path(file))
 
-    async def work(devices: RedisDevices, config: Config) -> int:
+    async def work(devices: RedisDevices, config: Config) -> tuple[int, int]:
         seen: set[str] = set()
+        newer: set[str] = set()
         with out if file != "-" else _left_open(out) as target, progress("devices", "devices", None) as bar:
             after, first = "", True
             while first or after:
                 page = await devices.page(after)
                 fresh = [(user, one) for user, one in page.pairs if one.id not in seen]
                 seen.update(one.id for _, one in fresh)  # a scan may come by twice
+                newer.update(page.newer)
                 target.write(b"".join(f"{_line(user, one)}\n".encode() for user, one in fresh))
                 bar.advance(1, len(fresh))
                 after, first = page.after, False
             target.flush()
-        return len(seen)
+        return len(seen), len(newer)
 
-    click.echo(f"{_with_devices(redis, config_file, work)} devices", err=True)
+    written, newer = _with_devices(redis, config_file, work)
+    click.echo(f"{written} devices", err=True)
+    if newer:
+        told = f"{newer} more were registered by a newer version of notifier: export them with that one"
+        click.echo(told, err=True)
+        sys.exit(1)
 
 
 def _private(path: Path) -> BinaryIO:

@@ -240,16 +240,22 @@ class RedisDevices(DeviceMoves):
         """All devices, a page at a time."""
         asked = ("MATCH", "dev:{*", "COUNT", SCAN_PAGE)
         cursor, found = await self.calls.call("SCAN", after or "0", *asked)
-        hashes = await first_fault(
-            gatherResults([self.calls.call("HGETALL", key) for key in found], consumeErrors=True)
-        )
-        users = [key.decode().split(":", 2)[2] for key in found]
-        pairs = tuple(
-            (user, device)
-            for user, flat in zip(users, hashes, strict=True)
-            for device in _readable(_devices(flat))
-        )
-        return DevicePage(pairs, "" if cursor == b"0" else cursor.decode())
+        asking = [Deferred.fromCoroutine(self._list(key)) for key in found]
+        pairs, newer = list[tuple[str, Device]](), list[str]()
+        for key, devices in zip(
+            found, await first_fault(gatherResults(asking, consumeErrors=True)), strict=True
+        ):
+            user = key.decode().split(":", 2)[2]
+            pairs += [(user, one) for one in _readable(devices)]
+            newer += [one.id for one in devices if not one.token]
+        return DevicePage(tuple(pairs), "" if cursor == b"0" else cursor.decode(), tuple(newer))
+
+    async def _list(self, key: bytes) -> list[Device]:
+        try:
+            return _devices(await self.calls.call("HGETALL", key))
+        except ReplyError as error:  # a key of another type is nobody else's trouble
+            _log.error("{key} cannot be read and is passed over: {error}", key=key, error=str(error))
+            return []
 
 
 class RedisPushes:

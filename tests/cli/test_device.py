@@ -8,6 +8,7 @@ import stat
 import pytest
 
 from tests.cli.program import Program, Said
+from tests.servers import Valkey
 
 APPLE = "0a" * 32
 CANARY = "0a0a0a0a"
@@ -92,6 +93,16 @@ def test_export_and_import_are_the_same_devices(beside: Program) -> None:
     assert len(ids(beside, "mover")) == 1
     assert beside.run("device", "export", "new.jsonl").code == 2
     assert rows(beside.run("device", "export").out)[-1][0] == "u9"
+
+
+def test_an_export_says_what_it_cannot_read(beside: Program, valkey: Valkey) -> None:
+    add(beside, "7", APPLE)
+    valkey.call("HSET", "dev:{0}:7", "d" * 22, "2a photos 5 what only a newer version reads")
+    said = beside.run("device", "export")
+    assert (said.code, len(said.out.splitlines())) == (1, 1)
+    assert said.err.splitlines() == [
+        "1 devices", "1 more were registered by a newer version of notifier: export them with that one",
+    ]  # fmt: skip
 
 
 def test_lines_that_are_no_devices_are_told_by_number(beside: Program) -> None:

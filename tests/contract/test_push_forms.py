@@ -103,6 +103,15 @@ async def test_nothing_of_ours_removes_a_device_of_a_newer_version(real: RedisWo
     assert await real.owner(NEWER.id) == ""
 
 
+async def test_a_walk_through_all_devices_tells_of_those_it_cannot_read(real: RedisWorld) -> None:
+    await enlist(real, U, [phone("ours")])
+    await write_newer(real)
+    await real.calls.call("SET", keys.devices(V, 1), "not a hash")
+    page = await real.devices().page()
+    assert [(user, one.id) for user, one in page.pairs] == [(U, phone("ours").id)]
+    assert page.newer == (NEWER.id,)
+
+
 async def test_a_token_leaves_a_list_in_whatever_form(real: RedisWorld) -> None:
     await write_newer(real)
     assert await real.devices().register(V, NEWER)

@@ -11,8 +11,7 @@ from typing import Any
 import hypothesis.strategies as st
 import msgspec
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from notifier.core.inbox import Mark
 from notifier.core.lanes import BURIALS, PushEntry
@@ -20,7 +19,7 @@ from notifier.core.model import Device, Verdict
 from notifier.edge.push_store import Listed
 from notifier.ports import Judged, Look, PushLog, Settlement
 from tests import reactor
-from tests.contract.conftest import opened
+from tests.contract.conftest import explored
 from tests.contract.phones import APNS, phone, steps
 from tests.contract.world import MemoryWorld, Reader, RedisWorld, World, event, load, people, place
 from tests.servers import Valkey
@@ -326,23 +325,10 @@ async def _standing(log: PushLog, user: str, name: str) -> str:
 
 
 def explore(valkey: Valkey, examples: int, steps: int) -> None:
-    world = opened(valkey, RedisWorld)
+    def case(world: RedisWorld) -> type[RuleBasedStateMachine]:
+        return type("Case", (Phones,), {"real": world})
 
-    class Case(Phones):
-        real = world
-
-    try:
-        run_state_machine_as_test(
-            Case,
-            settings=settings(
-                max_examples=examples,
-                stateful_step_count=steps,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
-    finally:
-        reactor.run(world.close())
+    explored(valkey, case, examples, steps)
 
 
 def test_memory_is_an_oracle_of_the_scripts_of_phones(valkey: Valkey) -> None:
