@@ -111,8 +111,6 @@ class Watch:
 
     def _take(self, said: Mapping[str, float]) -> None:
         """What the generator said just now, and the rest of how things stand."""
-        groups, providers = self._running.groups, self._running.providers
-        used = {name: cpu_seconds(pids) for name, pids in groups.items()}
         self._began = self._began or time.monotonic() - said["at"]
         self.samples.append(
             Sample(
@@ -122,29 +120,30 @@ class Watch:
                 timed=int(said["timed"]),
                 late=int(said["late"]),
                 p99_ms=said["p99_us"] / 1e3,
-                arrived=providers.look(),
+                arrived=self._running.providers.look(),
                 left=waiting(self._wire, self._plan.shards),
-                mib={name: sum(map(resident_mib, groups[name])) for name in ("server", "redis")},
-                cpu_s={**used, "generator": said["cpu_s"]},
+                **self._used(said["cpu_s"]),
             )
         )
         self._say()
 
+    def _used(self, by_generator: float) -> dict[str, Any]:
+        groups = self._running.groups
+        return {
+            "mib": {name: sum(map(resident_mib, groups[name])) for name in ("server", "redis")},
+            "cpu_s": {name: cpu_seconds(pids) for name, pids in groups.items()} | {"generator": by_generator},
+        }
+
     def _drain(self) -> None:
         """Sockets have all; phones may still wait."""
-        give_up = time.monotonic() + DRAIN
+        give_up, last = time.monotonic() + DRAIN, self.samples[-1]
         while True:
             left = waiting(self._wire, self._plan.shards)
-            self.samples.append(
-                replace(
-                    self.samples[-1],
-                    at=time.monotonic() - self._began,
-                    arrived=self._running.providers.look(),
-                    left=left,
-                    timed=0,
-                    late=0,
-                )
-            )
+            now = replace(
+                last, at=time.monotonic() - self._began, timed=0, late=0, p99_ms=0.0, left=left,
+                arrived=self._running.providers.look(), **self._used(last.cpu_s["generator"]),
+            )  # fmt: skip
+            self.samples.append(now)
             self._say()
             if not any(left):
                 return
