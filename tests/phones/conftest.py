@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,7 +13,8 @@ from tests import reactor
 from tests.contract.world import RedisWorld
 from tests.edge.http2.world import reactor as the_reactor
 from tests.edge.provider_world import World, no_canaries_logged
-from tests.phones.listeners import Listener, listeners
+from tests.phones.gateway import Gateway
+from tests.phones.listeners import Stage, listeners
 from tests.servers import Valkey
 
 
@@ -43,9 +44,14 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.fixture(scope="module")
-def failing(there: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Listener]]:
-    """The same providers behind TLS that fails."""
-    made: Mapping[str, Listener] = reactor.run(lambda: listeners(there, tmp_path_factory.mktemp("failing")))
+def stage(there: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """The same providers, also behind TLS that fails; and a gateway."""
+
+    def begin() -> Stage:
+        gateway = Gateway(there.sandbox.phones)
+        return Stage(there, listeners(there, tmp_path_factory.mktemp("failing")), gateway, gateway.listen())
+
+    made: Stage = reactor.run(begin)
     yield made
-    for listener in made.values():
-        reactor.run(listener.port.stopListening)
+    for port in (made.port, *(listener.port for listener in made.failing.values())):
+        reactor.run(port.stopListening)

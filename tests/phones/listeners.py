@@ -16,6 +16,16 @@ from notifier.edge.http2.dial import Place, trusted
 from notifier.sandbox.authority import Certificates, make_certificates
 from tests.edge.http2.world import reactor
 from tests.edge.provider_world import World
+from tests.phones.gateway import Gateway
+
+
+class Stage(NamedTuple):
+    """What a sender can be pointed at."""
+
+    there: World
+    failing: Mapping[str, Listener]
+    gateway: Gateway
+    port: Any  # of the gateway
 
 
 class Listener(NamedTuple):

@@ -19,7 +19,7 @@ from notifier.core.devices import device_id
 from notifier.core.http2 import Limits
 from notifier.core.lanes import Lane
 from notifier.core.model import Device, Outcome
-from notifier.core.outcomes import APNS, FCM
+from notifier.core.outcomes import APNS, FCM, GCM
 from notifier.edge.apns import LIMITS as APNS_LIMITS
 from notifier.edge.client_certificate import ClientCertificate
 from notifier.edge.embedded import free_port
@@ -30,14 +30,14 @@ from notifier.sandbox.exchange import Answer, Link, Request, json_answer
 from tests.contract.phones import Process
 from tests.contract.world import Reader, RedisWorld, event, people
 from tests.edge.http2.world import PAPERS
-from tests.edge.provider_world import World, android, token_of
-from tests.phones.listeners import Listener
+from tests.edge.provider_world import android, token_of
+from tests.phones.listeners import Stage
 
 U: Final = people(1)[0]
 GOOD: Final = 3  # devices beside the one that the row is about
 BAD: Final = "abad1dea"  # what its token begins with
 REGISTERED: Final = 1_700_000_000_000  # ms
-LANES: Final = {"apns": Lane("demo", "apns"), "fcm": Lane("demo", "fcm")}
+LANES: Final = {"apns": Lane("demo", "apns"), "fcm": Lane("demo", "fcm"), "gcm": Lane("demo", "fcm")}
 CERTIFICATE: Final = ClientCertificate(PAPERS, (), frozenset(), 0.0, 4e9)
 NEVER: Final = "Wed, 21 Oct 2099 07:28:00 GMT"
 
@@ -121,6 +121,28 @@ GOOGLE: Final[Mapping[int, Mapping[Follows, str]]] = {
     504: {GOOGLE_DOWN: "DEADLINE_EXCEEDED"},
 }
 
+# An answer of 200 has a word for each token; others are about the request, in which the one device is alone.
+GATEWAY: Final[Mapping[int, Mapping[Follows, str]]] = {
+    200: {
+        DONE: "",
+        REJECTED: "MissingRegistration InvalidParameters MessageTooBig InvalidDataKey InvalidTtl NobodyKnowsThis",
+        FORGOTTEN: "NotRegistered",
+        DOUBT: "InvalidRegistration MismatchSenderId",
+        MEND: "InvalidPackageName InvalidApnsCredential",
+        GOOGLE_DOWN: "Unavailable InternalServerError",
+        GOOGLE_BUSY: "TopicsMessageRateExceeded",
+        Later(60, 90, tries=1, then=Later(60, 120, tries=2)): "DeviceMessageRateExceeded",
+    },
+    400: {REJECTED: ""},
+    401: {MEND: ""},
+    403: {MEND: ""},
+    404: {MEND: ""},
+    410: {MEND: ""},
+    429: {GOOGLE_BUSY: ""},
+    500: {GOOGLE_DOWN: ""},
+    503: {GOOGLE_DOWN: ""},
+}
+
 
 class Row(NamedTuple):
     """An answer for one device, and what must follow. `how`: more of the sandbox's rule."""
@@ -152,6 +174,9 @@ def retry_afters() -> Iterator[Row]:
     yield Row(*fcm, Later(590, 611, tries=1), {"retry_after": "600 s on"}, name="fcm-503-date")
     yield Row(*fcm, EXPIRED, {"retry_after": NEVER}, name="fcm-503-date-after-the-deadline")
     yield Row(*fcm, GOOGLE_DOWN, {"retry_after": "soon"}, name="fcm-503-retry-after-nonsense")
+    gcm = ("gcm", 503, "")
+    yield Row(*gcm, Later(30, 41, tries=1), {"retry_after": "30"}, name="gcm-503-seconds")
+    yield Row(*gcm, Later(590, 611, tries=1), {"retry_after": "600 s on"}, name="gcm-503-date")
     busy = ("fcm", 429, "QUOTA_EXCEEDED")
     yield Row(*busy, Later(120, 151, tries=1), {"retry_after": "120"}, name="fcm-429-seconds")
     yield Row(*busy, Later(290, 331, tries=1), {"retry_after": "300 s on"}, name="fcm-429-date")
@@ -192,11 +217,18 @@ def faults() -> Iterator[Row]:
     yield Row("apns", 0, "refused", RECONNECT)
 
 
-ROWS: Final = [*rows_of("apns", APPLE), *rows_of("fcm", GOOGLE), *retry_afters(), *reborn(), *faults()]
+ROWS: Final = [
+    *rows_of("apns", APPLE),
+    *rows_of("fcm", GOOGLE),
+    *rows_of("gcm", GATEWAY),
+    *retry_afters(),
+    *reborn(),
+    *faults(),
+]
 
 
 def test_every_answer_that_the_product_knows_stands_in_the_rows() -> None:
-    for lane, table in (("apns", APNS), ("fcm", FCM)):
+    for lane, table in (("apns", APNS), ("fcm", FCM), ("gcm", GCM)):
         told = {(row.status, row.reason) for row in ROWS if row.lane == lane}
         assert table.keys() <= told, table.keys() - told
     assert len({repr(row) for row in ROWS}) == len(ROWS)
@@ -256,13 +288,12 @@ class Noted:
 class Case:
     """One person with some phones on a lane, one of which is answered as the row says."""
 
-    def __init__(
-        self, there: World, failing: Mapping[str, Listener], real: RedisWorld, row: Row
-    ) -> None:  # fmt: skip
-        self.there, self.failing, self.real, self.row = there, failing, real, row
+    def __init__(self, stage: Stage, real: RedisWorld, row: Row) -> None:
+        self.stage, self.there, self.real, self.row = stage, stage.there, real, row
         self.lane = LANES[row.lane]
         make = token_of if row.lane == "apns" else android
-        self.bad = self._device(make(0, BAD), row.registered)
+        alone = {"locale": "de"} if row.lane == "gcm" else {}  # other words: a request of its own
+        self.bad = msgspec.structs.replace(self._device(make(0, BAD), row.registered), **alone)
         self.good = [self._device(make(number), REGISTERED) for number in range(1, GOOD + 1)]
         self.process = Process(real, Noted(self._provider(), self.bad.id), self.lane)  # type: ignore[arg-type]
         self.comments = 0
@@ -271,6 +302,9 @@ class Case:
         return Device(device_id(token), self.lane.provider, self.lane.app, token, registered)
 
     def _provider(self, to: Place | None = None, **more: Any) -> Provider:
+        if self.row.lane == "gcm":
+            gateway: Provider = self.stage.gateway.client(self.stage.port)
+            return gateway
         hasty: Limits = APNS_LIMITS if self.row.lane == "apns" else FCM_LIMITS
         if self.row.reason == "hang":
             hasty = msgspec.structs.replace(hasty, answer_within=0.3)
@@ -306,9 +340,11 @@ class Case:
         if row.reason in ("unreachable", "untrusted"):
             to = Place("127.0.0.1", free_port()) if row.reason == "unreachable" else None
             self.use(self._provider(to, trust=None))
-        elif (listener := self.failing.get(f"{row.lane}-{row.reason}")) is not None:
+        elif (listener := self.stage.failing.get(f"{row.lane}-{row.reason}")) is not None:
             access = {"access": CERTIFICATE} if row.reason == "refused" else {}
             self.use(self._provider(listener.place, trust=listener.trust, **access))
+        elif row.lane == "gcm":
+            self._gateway(how)
         elif not row.status:
             self.there.rule(row.lane, BAD, **how)
         elif row.lane == "apns":
@@ -318,10 +354,15 @@ class Case:
             factory = self.there.sandbox.factories["fcm"]
             factory.provider = Script(self.there.sandbox.fcm, google(row, fields))
 
+    def _gateway(self, how: Mapping[str, str]) -> None:
+        row, gateway = self.row, self.stage.gateway
+        fields = {"Retry-After": how["retry_after"]} if "retry_after" in how else {}
+        gateway.about = BAD
+        gateway.said = row.reason if row.status == 200 else Answer(row.status, b"{}", fields)
+
     def mended(self) -> Noted:
         """The provider answers as it should, and is dialled anew."""
-        self.there.sandbox.script.clear()
-        self.there.sandbox.factories["fcm"].provider = self.there.sandbox.fcm
+        unscript(self.stage)
         return self.use(self._provider())
 
     # -- what must be there
@@ -361,19 +402,22 @@ class Case:
         return len(phone.shown)
 
 
+def unscript(stage: Stage) -> None:
+    stage.there.sandbox.script.clear()
+    stage.there.sandbox.factories["fcm"].provider = stage.there.sandbox.fcm
+    stage.gateway.about = ""
+
+
 @pytest.fixture
-def clean(there: World) -> Iterator[World]:
-    there.sandbox.phones.clear()
-    yield there
-    there.sandbox.script.clear()
-    there.sandbox.factories["fcm"].provider = there.sandbox.fcm
+def clean(stage: Stage) -> Iterator[Stage]:
+    stage.there.sandbox.phones.clear()
+    yield stage
+    unscript(stage)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=repr)
-async def test_what_follows(
-    clean: World, failing: Mapping[str, Listener], real: RedisWorld, row: Row
-) -> None:  # fmt: skip
-    case = Case(clean, failing, real, row)
+async def test_what_follows(clean: Stage, real: RedisWorld, row: Row) -> None:
+    case = Case(clean, real, row)
     for device in case.good:
         assert await real.devices().restore(U, device)
     await case.comment()  # all is well: the credentials are good, and the guard has heard so
