@@ -38,7 +38,8 @@ BOUND_US = 25.0
 RATE = 2_000  # events a second of the open loop
 WITHIN_MS = 5.0
 DRAIN = 60.0  # s
-SETTLE = 300.0  # s for what has waited
+SETTLE = 900.0  # s for what has waited
+FOUND = 90.0  # s until a provider that is back is found to be
 IMPATIENT = "[push]\nbreaker_cap_seconds = 2.0\n"  # a provider that is back is found soon
 
 COSTS = (
@@ -172,13 +173,21 @@ def waited(count: int, running: Running) -> Result:
         "lane_bytes": lane / left.pushes, "event_bytes": (_used(wire) - before_bytes) / count,
     }  # fmt: skip
     _start_providers(running, 1)
-    while not running.providers.look().once:  # until a breaker tries again
-        time.sleep(0.01)
+    _await_first(running.providers)
     began, before, cpu = time.monotonic(), running.providers.look().once, _cpu(running)
     settled(wire, running.providers, count, SETTLE)
     costs = _costs(cpu, _cpu(running), count - before)
     rate = (count - before) / (time.monotonic() - began)
     return {**figures, **costs, "pushes_per_s": rate, "most_mib": resident_mib(server, most=True)}
+
+
+def _await_first(providers: Providers) -> None:
+    """Until the breaker has tried."""
+    give_up = time.monotonic() + FOUND
+    while not providers.look().once:
+        if time.monotonic() > give_up:
+            raise BenchFailed(f"no push came within {FOUND:.0f} s after the providers were up again")
+        time.sleep(0.01)
 
 
 def _used(wire: Wire) -> int:
