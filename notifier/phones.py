@@ -56,6 +56,7 @@ from notifier.sending import Due, Looks, Sender, environments
 
 DAY: Final = 86_400
 TTL: Final[Mapping[str, int]] = {"like": 21_600}  # s; of types that are not here a day
+STUCK: Final = 600.0  # s; no batch may take so long
 DUE: Final = "due"  # where the loops of what is due sleep, beside the lanes
 
 Report = Callable[[str], None]
@@ -323,6 +324,9 @@ class Phones:
         faults = {loop.name: loop.fault for loop in self.loops if loop.fault}
         if faults:
             return False, "; ".join(f"{name}: {fault}" for name, fault in faults.items())
+        late = [loop.name for loop in self.loops if loop.turned and now - loop.turned > STUCK]
+        if late:
+            return False, f"no progress for {STUCK:g} s: {', '.join(late)}"
         states = [f"{lane} {self._gates[lane].state(now)}" for lane in self.lanes]
         states += [
             f"{lane} {state} ({each})"

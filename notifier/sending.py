@@ -12,7 +12,7 @@ from notifier.core import inbox, lanes, outcomes
 from notifier.core.devices import device_id
 from notifier.core.gate import ENVIRONMENTS, Gate, Moment
 from notifier.core.lanes import Lane, PushEntry
-from notifier.core.model import Delivery, Environment, Notification, Outcome, OutcomeKind
+from notifier.core.model import Delivery, Environment, Notification, Outcome, OutcomeKind, Verdict
 from notifier.core.push import Push, Style, compose, notification
 from notifier.core.retry import postponed
 from notifier.core.text import LANGUAGES, Language, language
@@ -37,6 +37,8 @@ from notifier.ports import (
 BATCH: Final = 100  # entries that are looked at, sent and settled together
 REDIS: Final = 10.0  # s that a batch may spend with Redis besides
 LOOK_TRIES: Final = 3
+MOST_BROKEN: Final = 10_000  # entries whose tries are counted
+BUG_PAUSE: Final = 60_000  # ms until what met a bug is tried again
 SETTLE_PAUSES: Final = (
     1.0,
     60.0,
@@ -54,6 +56,10 @@ BREAKER: Final = {"closed": 0, "half_open": 1, "open": 2}
 
 Report = Callable[[str], None]
 Chance = Callable[[], float]
+
+
+class TooOld(Unavailable):
+    """What was seen of entries is too old to send by."""
 
 
 class Looks(Struct, frozen=True):
@@ -182,6 +188,8 @@ class Sender:
             self.metrics.group_recreated += 1
             self._begun, self._history = False, ""
             return True
+        except TooOld:
+            raise
         except Unavailable:
             self._claim_at = max(self._claim_at, self.clock() + OTHERS_FIRST)
             raise
@@ -264,6 +272,10 @@ class Sender:
         if read.lost:
             self.metrics.entries_lost += len(read.lost)
             self.report(f"lane {self.lane}: {len(read.lost)} entries were deleted before they were handled")
+        now = self.clock()
+        for entry in read.entries:
+            if entry.id in self._again:  # given to us once more: its idle time begins anew
+                self._again[entry.id] = (entry, now)
         fresh = [entry for entry in read.entries if entry.id not in self._hand]
         self._hand.update(entry.id for entry in fresh)
         try:
@@ -292,8 +304,8 @@ class Sender:
         self.metrics.push_batch_seconds.observe(self.clock() - began)
 
     async def _look(self, entries: Sequence[PushEntry], began: float) -> Look:
-        """What stands behind entries. Raises Unavailable for what is too old to send by: Redis was slow, or this
-        process was stopped, and the entries may be another's now, the devices too."""
+        """What stands behind entries. Raises TooOld: Redis was slow, or this process was stopped, and the entries may
+        be another's now, the devices too."""
         look = await self.log.look(entries)
         if any(map(self._may_be_renamed, look.found)):
             found = [await self._followed(looked) for looked in look.found]
@@ -301,9 +313,7 @@ class Sender:
         took = self.clock() - began
         if took > FRESH:
             self._most = max(1, len(entries) // 2)
-            raise Unavailable(
-                f"looking behind {len(entries)} pushes took {took:.1f} s; they are looked at again"
-            )
+            raise TooOld(f"looking behind {len(entries)} pushes took {took:.1f} s; they are looked at again")
         self._most = min(BATCH, 2 * self._most)
         return look
 
@@ -337,6 +347,8 @@ class Sender:
         tries = self._broken.pop(entry.id, 0) + 1
         if row.standing != "broken" or tries >= LOOK_TRIES:
             return False
+        if len(self._broken) >= MOST_BROKEN:
+            self._broken.clear()  # what is broken for ever is counted anew, and buried a little later
         self._broken[entry.id] = tries
         if tries == 1:
             self._again[entry.id] = (entry, now)
@@ -414,11 +426,23 @@ class Sender:
         for plan in plans:
             for request in plan.asked:
                 outcome = next(answers)
-                verdict = self.gate.judge(request.delivery, outcome, sent, now, self.chance())
+                verdict = self._judge(request.delivery, outcome, sent, now)
                 plan.results.append(Judged(request.delivery, verdict, outcomes.label(outcome)))
                 self._count_answer(plan.looked.entry, outcome, now)
                 if outcome.replacement_token:
                     await self._rename(request.delivery, outcome.replacement_token)
+
+    def _judge(self, delivery: Delivery, outcome: Outcome, sent: Moment, now: Moment) -> Verdict:
+        try:
+            return self.gate.judge(delivery, outcome, sent, now, self.chance())
+        except (
+            Exception
+        ) as error:  # a bug: what has been sent must be settled, or all of the batch is sent again
+            self.metrics.push_bugs += 1
+            self.report(f"lane {self.lane}: {outcome!r} met a bug: {type(error).__name__}: {error}")
+            if outcome.kind == "delivered":
+                return Verdict("done")
+            return Verdict("later", now.ms + BUG_PAUSE, delivery.tries, delivery.free, delivery.doubts)
 
     async def _rename(self, delivery: Delivery, token: str) -> None:
         """The provider knows this device by another token now (gateways that speak the older JSON say so).

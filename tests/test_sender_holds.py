@@ -9,6 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from notifier.core.lanes import PushEntry
+from notifier.core.model import Verdict
 from notifier.edge.memory_state import ItemError
 from notifier.ports import FRESH, Look, PushesSettled, Settlement, Unavailable
 from notifier.sending import BATCH, OTHERS_FIRST, Sender
@@ -240,6 +241,45 @@ def test_where_looking_is_slow_fewer_are_looked_at() -> None:
     assert looked[:3] == [100, 50, 50]
     assert house.left() == 0
     assert len({one.notification for one in provider.sent}) == len(provider.sent) == BATCH
+
+
+def test_a_bug_behind_an_answer_sends_nothing_again() -> None:
+    house = house_with_a_phone(3)
+    provider = FakeProvider()
+    sender = house.sender(provider)
+
+    def judge(*_: object) -> Verdict:
+        raise KeyError("a bug")
+
+    sender.gate.judge = judge  # type: ignore[method-assign, assignment]
+    turn(sender)
+    assert (len(provider.sent), house.left(), house.waiting()) == (3, 0, [])
+    assert house.metrics.push_bugs == 3
+    provider.answer = lambda _: BAD[0]
+    house.comment(U, thing="bad")
+    turn(sender)
+    assert house.waiting() == [60]
+
+
+def test_what_is_given_to_us_once_more_is_ours_still() -> None:
+    """An error makes the sender read what is its own again, with entries in hand."""
+    house = house_with_a_phone(3)
+    provider = FakeProvider(lambda _: BAD[0])
+    sender = house.sender(provider)
+
+    async def restart() -> None:
+        provider.gate = None
+        house.server.restart()
+
+    provider.gate = restart
+    now(sender.once())
+    provider.told()
+    house.pass_(30)
+    sender.drop()
+    now(sender._received(now(sender.log.history(100, ""))))
+    provider.answer = lambda _: OK
+    turn(sender)
+    assert (len(provider.told()), house.left()) == (3, 0)
 
 
 async def _of(batch: Deferred[bool]) -> bool:

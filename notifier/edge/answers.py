@@ -29,7 +29,9 @@ class Batch:
         self._done: Deferred[None] | None = None
 
     def tell(self, index: int, outcome: Outcome) -> None:
-        """What became of the request at `index`."""
+        """What became of the request at `index`; only the first word counts."""
+        if self._outcomes[index] is not None:
+            return
         self._outcomes[index] = outcome
         self._left -= 1
         if not self._left and self._done is not None:
@@ -58,6 +60,17 @@ class Job:
 
 
 Results = list[Result[Push[Job]]]
+
+
+def tell_surely(wire: Wire, result: Result[Push[Job]], tell: Callable[[Result[Push[Job]]], None]) -> None:
+    """Calls `tell`. What it cannot take must not leave it and those behind it without an end, and whoever waits for
+    them waiting for ever."""
+    try:
+        tell(result)
+    except Exception:  # a bug, for whatever a server says is to be understood or told
+        log.failure("an answer of {wire} cannot be understood", wire=wire)
+        job = result.context.context
+        job.batch.tell(job.index, unanswered(wire, "garbled"))
 
 
 def answer_of(answered: Answered[Push[Job]]) -> Answer:

@@ -12,11 +12,11 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from notifier.core.apns import HOSTS, PORT, ApnsPush, prepare
 from notifier.core.breaker import Breaker, BreakerRule
-from notifier.core.http2 import Answered, Limits, NotAccepting, Template, constant, secret, varying
+from notifier.core.http2 import Answered, Limits, NotAccepting, Result, Template, constant, secret, varying
 from notifier.core.model import Environment, Outcome
 from notifier.core.outcomes import ACCEPTED, apns, not_sent
 from notifier.core.push import delivery_id
-from notifier.edge.answers import Batch, Complaints, Job, Results, answer_of, no_answer
+from notifier.edge.answers import Batch, Complaints, Job, Results, answer_of, no_answer, tell_surely
 from notifier.edge.client_certificate import ClientCertificate
 from notifier.edge.http2.dial import Place, endpoint
 from notifier.edge.http2.pool import Counts, Pool, Push, Sizes
@@ -224,29 +224,33 @@ class Apns:
 
     def _ended(self, environment: Environment, results: Results) -> None:
         good = False
+        other = partial(self._not_accepted, environment)
         for result in results:
-            push = result.context
-            job = push.context
             if type(result) is Answered and result.status == 200:
+                push = result.context
                 good = good or getattr(push.template, "token", "") is self._token
                 self._bad_tokens.pop(environment, None)
-                job.batch.tell(job.index, ACCEPTED["apns"])
-                continue
-            pool = self.pools[environment]
-            if type(result) is not Answered:
-                outcome = no_answer("apns", result, pool)
+                push.context.batch.tell(push.context.index, ACCEPTED["apns"])
             else:
-                outcome = apns(answer_of(result), self._now())
-                if outcome.reason == _EXPIRED and self._sent_anew(pool, push, job):
-                    continue
-                self._complaints.hear(outcome)
-                if outcome.reason in _BAD_TOKENS:
-                    self._pause(environment, outcome)
-                elif result.status != 403:  # another fault is found by who has let us in
-                    self._bad_tokens.pop(environment, None)
-            job.batch.tell(job.index, outcome)
+                tell_surely("apns", result, other)
         if good and self._tokens is not None:
             self._tokens.accepted()
+
+    def _not_accepted(self, environment: Environment, result: Result[Push[Job]]) -> None:
+        push, pool = result.context, self.pools[environment]
+        job = push.context
+        if type(result) is not Answered:
+            outcome = no_answer("apns", result, pool)
+        else:
+            outcome = apns(answer_of(result), self._now())
+            if outcome.reason == _EXPIRED and self._sent_anew(pool, push, job):
+                return
+            self._complaints.hear(outcome)
+            if outcome.reason in _BAD_TOKENS:
+                self._pause(environment, outcome)
+            elif result.status != 403:  # another fault is found by who has let us in
+                self._bad_tokens.pop(environment, None)
+        job.batch.tell(job.index, outcome)
 
     def _pause(self, environment: Environment, outcome: Outcome) -> None:
         """The token itself was refused, and another does not help, or was not to be had."""

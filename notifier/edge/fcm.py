@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -13,11 +14,11 @@ from twisted.internet.task import deferLater
 from notifier.core.breaker import Breaker, BreakerRule
 from notifier.core.fcm import HOST, FcmPush, path, prepare
 from notifier.core.grant import GrantError
-from notifier.core.http2 import Answered, Limits, NotAccepting, Template, constant, secret
+from notifier.core.http2 import Answered, Limits, NotAccepting, Result, Template, constant, secret
 from notifier.core.model import Outcome
 from notifier.core.outcomes import ACCEPTED, fcm, not_sent, paced
 from notifier.core.rate import Rate, RateRule
-from notifier.edge.answers import Batch, Complaints, Job, Results, answer_of, no_answer
+from notifier.edge.answers import Batch, Complaints, Job, Results, answer_of, no_answer, tell_surely
 from notifier.edge.http2.dial import Place, endpoint
 from notifier.edge.http2.pool import Counts, Pool, Push, Sizes
 from notifier.edge.provider_tokens import ANSWER_SECONDS, FcmTokens
@@ -192,25 +193,30 @@ class Fcm:
 
     def _ended(self, results: Results) -> None:
         unsigned: list[tuple[Push[Job], Outcome]] = []
+        other = partial(self._not_accepted, unsigned)
         for result in results:
-            push = result.context
-            job = push.context
             if type(result) is Answered and result.status == 200:
+                job = result.context.context
                 job.batch.tell(job.index, ACCEPTED["fcm"])
-                continue
-            if type(result) is not Answered:
-                outcome = no_answer("fcm", result, self.pool)
             else:
-                outcome = fcm(answer_of(result), self._now())
-                if outcome.reason == "UNAUTHENTICATED" and self._may_renew(push, job):
-                    unsigned.append((push, outcome))
-                    continue
-                self._complaints.hear(outcome)
-            job.batch.tell(job.index, outcome)
+                tell_surely("fcm", result, other)
         if unsigned:
             renewing = Deferred.fromCoroutine(self._send_anew(unsigned))
             self._renewing.add(renewing)
             renewing.addBoth(lambda _: self._renewing.discard(renewing))
+
+    def _not_accepted(self, unsigned: list[tuple[Push[Job], Outcome]], result: Result[Push[Job]]) -> None:
+        push = result.context
+        job = push.context
+        if type(result) is not Answered:
+            outcome = no_answer("fcm", result, self.pool)
+        else:
+            outcome = fcm(answer_of(result), self._now())
+            if outcome.reason == "UNAUTHENTICATED" and self._may_renew(push, job):
+                unsigned.append((push, outcome))
+                return
+            self._complaints.hear(outcome)
+        job.batch.tell(job.index, outcome)
 
     def _may_renew(self, push: Push[Job], job: Job) -> bool:
         if job.renewed:
@@ -223,7 +229,7 @@ class Fcm:
         try:
             await self._sign()
             signed = True
-        except (GrantError, CancelledError):
+        except Exception:  # without a token, or by a bug: their answer stands, and nobody waits for ever
             signed = False
         for push, outcome in unsigned:
             if not (signed and self.pool.again(push)):

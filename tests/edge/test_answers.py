@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
-from notifier.core.http2 import Expired, Refused, Unknown
-from notifier.edge.answers import Batch, Job, no_answer
+from notifier.core.http2 import Answered, Expired, Refused, Unknown
+from notifier.core.outcomes import ACCEPTED
+from notifier.edge.answers import Batch, Job, no_answer, tell_surely
 from notifier.edge.http2.pool import Push
 from tests.edge.http2.world import push
+from tests.test_pipeline import now
 
 JOB: Push[Any] = push(Job(Batch(1), 0))  # type: ignore[arg-type]
 
@@ -52,3 +55,32 @@ def test_what_never_left_tells_why(result: Any, pool: Any, reason: str) -> None:
 def test_what_left_and_was_not_answered_is_unknown() -> None:
     there: Any = WELL
     assert no_answer("apns", Expired(JOB, sent=True), there).reason == "timeout"
+
+
+def test_an_answer_that_meets_a_bug_leaves_nobody_waiting() -> None:
+    batch = Batch(2)
+    jobs: list[Any] = [push(Job(batch, index)) for index in range(2)]  # type: ignore[arg-type]
+
+    def tell(result: Any) -> None:
+        if result.context is jobs[0]:
+            raise KeyError("a bug")
+        result.context.context.batch.tell(1, ACCEPTED["apns"])
+
+    for job in jobs:
+        tell_surely("apns", Answered(job, 200), tell)
+    outcomes = now(batch.outcomes())
+    assert [(one.kind, one.reason) for one in outcomes] == [("unknown", "garbled"), ("delivered", "")]
+
+
+def test_only_the_first_word_of_a_push_counts() -> None:
+    batch = Batch(2)
+    batch.tell(0, ACCEPTED["apns"])
+    batch.tell(0, ACCEPTED["fcm"])
+    waiting = Deferred.fromCoroutine(batch.outcomes())
+    assert not waiting.called
+    batch.tell(1, ACCEPTED["apns"])
+    assert now(_of(waiting)) == [ACCEPTED["apns"]] * 2
+
+
+async def _of(waiting: Deferred[Any]) -> Any:
+    return await waiting
