@@ -351,7 +351,8 @@ class Devices(Protocol):
     """Everybody's devices. A token is one device and belongs to one person."""
 
     def register(self, user: str, device: Device) -> Awaitable[bool]:
-        """The device is this person's from now on, and nobody else's; False: somebody else has registered it meanwhile.
+        """The device is this person's from now on, and nobody else's; False: somebody else has registered it meanwhile,
+        or it has been unregistered.
 
         When that was the store says, whatever `device.registered` is. Whoever has more than the limit loses those
         registered longest ago.

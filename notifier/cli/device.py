@@ -114,7 +114,7 @@ def add(
         if isinstance(made, Refused):
             raise Failed(f"{made.field or 'the device'}: {made.detail}")
         if not await devices.register(user, made):
-            raise Failed("somebody else has registered this device at the same time: it is theirs")
+            raise Failed("somebody else has registered or removed this device at the same time")
         return made
 
     click.echo(_with_devices(redis, config_file, work).id)

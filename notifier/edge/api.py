@@ -414,7 +414,7 @@ class Api:
         if isinstance(found, Refused):
             raise not_a_device(found)
         await self._stand(who)  # a revoked token registers nothing
-        # Also when somebody else has registered it meanwhile: that came after this, and both were done.
+        # Also when somebody else has registered it meanwhile, or it was removed: that came after, and both were done.
         await store.register(who.user, found)
         return request.dress(Answer(204, b""))
 

@@ -58,6 +58,9 @@ class MemorySteps:
             for one in gone:
                 del found[one.id]
             self.server.devices.put(user, found)
+            tagged = keys.tag(keys.shard_of(user, self.rules.shards))
+            names = {str(lane_of(one)) for one in found.values()} | self.server.lanes.get(tagged, frozenset())
+            self.server.lanes.put(tagged, frozenset(names))
             return [Listed(one.id, one.registered) for one in gone]
 
     async def remove(self, user: str, device: str, before: int = FOREVER) -> list[Listed]:
@@ -317,7 +320,8 @@ class MemoryDue:
         """Settle what nobody has taken from its lane until long after its deadline; a part of it at a time."""
         server, left, reasons, more = self.server, TIDY_PAGE, list[str](), False
         with server.step():
-            for name, stream in server.lanes(f"push:{self.tagged}:"):
+            for name in sorted(server.lanes.get(self.tagged, ())):
+                stream = server.lane(keys.pushes(self.tagged, name))
                 first = [stream.entries[at] for at in sorted(stream.entries)[:left]]
                 gone = 0
                 for entry in first:

@@ -285,6 +285,7 @@ class MemoryServer:
         self.devices: Table[str, dict[str, Device]] = Table(self)
         # device -> (user, registered, who had it before)
         self.owners: Table[str, tuple[str, int, str]] = Table(self)
+        self.lanes: Table[str, frozenset[str]] = Table(self)  # by tag: those that devices have ever had
         self.renamed: Table[tuple[str, str], tuple[str, int]] = Table(self)  # (user, device): what, until
         self.waiting: Table[tuple[str, str, str, str], Waiting] = Table(
             self
@@ -336,10 +337,6 @@ class MemoryServer:
 
     def lane(self, name: str) -> Stream[PushEntry]:
         return self._lanes.setdefault(name, Stream(self))
-
-    def lanes(self, prefix: str) -> list[tuple[str, Stream[PushEntry]]]:
-        """Lanes by what follows the prefix in their names."""
-        return [(name.removeprefix(prefix), x) for name, x in self._lanes.items() if name.startswith(prefix)]
 
     def append(self, stream: str, *fields: bytes, entry_id: str = "") -> str:
         """XADD as a producer does it: names and values in turn; the id of the entry. ValueError for an id too old."""

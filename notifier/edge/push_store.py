@@ -98,7 +98,8 @@ class DeviceMoves:
         self.steps = steps
 
     async def register(self, user: str, device: Device) -> bool:
-        """The device is this person's from now on, and nobody else's; False: somebody else has registered it meanwhile.
+        """The device is this person's from now on, and nobody else's; False: somebody else has registered it meanwhile,
+        or it has been unregistered.
 
         When that was the server says, whatever `device.registered` is.
         """
@@ -117,7 +118,7 @@ class DeviceMoves:
         raise Unavailable("a device does not stay with its person: Redis forgets whose it is")
 
     async def _try(self, user: str, device: Device, since: int | None, instead: str) -> bool | None:
-        """None: its owner has vanished again, by Redis or by an `unregister` that came in between."""
+        """None: Redis has lost whose it is, and it must be brought again."""
         steps = self.steps
         claim = await steps.claim(user, device.id, since)
         if not claim.won:
@@ -133,8 +134,10 @@ class DeviceMoves:
         (owner,) = await steps.owners([device.id])
         if owner == user:
             return True
-        await steps.remove(user, device.id, device.registered + 1)
-        return False if owner else None
+        listed = await steps.remove(user, device.id, device.registered + 1)
+        # Off the list as well: by an `unregister` in between, which is the last word, or a phone would ring on after
+        # its person has signed out.
+        return None if listed and not owner else False
 
     async def rename(self, user: str, old: str, device: Device, ms: int) -> bool:
         """The device `old` has another token now, and is `device`; for `ms` that is known. False: it is another's."""

@@ -156,6 +156,7 @@ async def test_each_entry_of_a_batch_finds_its_devices_once(world: World) -> Non
     assert [each.devices for each in look.found] == [
         (one,), (one,), (other,), (one, other), (other,), (one, other),
     ]  # fmt: skip
+    assert [each.devices for each in (await log.look(asked[:3])).found] == [(one,), (one,), (other,)]
 
 
 @pytest.mark.parametrize(

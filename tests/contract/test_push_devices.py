@@ -190,7 +190,7 @@ async def test_who_gets_a_phone_back_keeps_it_though_another_is_slow(spread: Wor
 
 @pytest.mark.parametrize("times", [1, 2])
 async def test_a_device_whose_owner_vanishes_meanwhile_is_registered_again(spread: World, times: int) -> None:
-    """Redis lost the key, or an `unregister` came in between: a device that is nobody's would hear nothing."""
+    """Redis lost the key: a device that is nobody's would hear nothing."""
     one, inner = phone(), steps(spread)
 
     class Forgetful(Crashing):
@@ -207,6 +207,20 @@ async def test_a_device_whose_owner_vanishes_meanwhile_is_registered_again(sprea
     assert await DeviceMoves(Forgetful(inner, times)).register(ANA, one)
     assert await spread.owner(one.id) == ANA
     assert len(await spread.devices().of(ANA)) == 1
+
+
+async def test_who_signs_out_meanwhile_is_not_registered_again(spread: World) -> None:
+    one, inner = phone(), steps(spread)
+
+    class Overtaken(Crashing):
+        async def add(self, user: str, device: Device, *, stays: bool, instead: str = "") -> list[Listed]:
+            gone = await inner.add(user, device, stays=stays)
+            assert await spread.devices().unregister(user, device.id)
+            return gone
+
+    assert not await DeviceMoves(Overtaken(inner, 99)).register(ANA, one)
+    assert await spread.devices().of(ANA) == ()
+    assert await spread.owner(one.id) == ""
 
 
 async def test_a_device_that_stays_nobodys_is_no_success(spread: World) -> None:

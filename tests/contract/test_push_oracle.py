@@ -139,6 +139,8 @@ class Phones(RuleBasedStateMachine):
     def begin(self) -> None:
         self.base = int(time.time() * 1000)
         self.events = 0
+        self.names: list[str] = []
+        self.known = False  # the lane, by a device
         self.promised: set[tuple[str, str, str]] = set()
         self.kept: dict[str, str] = {}  # device -> whose it has been since
         memory = MemoryWorld()
@@ -171,6 +173,7 @@ class Phones(RuleBasedStateMachine):
     def happen(self, user: str, kind: str, thing: int) -> None:
         self.events += 1
         name = f"e{self.events}:{thing}"
+        self.names.append(name)
         raw = event(kind, to=user, eid=name, at=self.base + self.events, thing=str(thing % 3))
 
         async def deliver(side: Side) -> None:
@@ -199,6 +202,7 @@ class Phones(RuleBasedStateMachine):
             return await (devices.restore(user, device) if again else devices.register(user, device))
 
         brought = self.both(bring)
+        self.known = True
         if brought and self.kept.get(device.id) != user:
             self._no_more(user, device.id)
             self.kept[device.id] = user
@@ -264,6 +268,22 @@ class Phones(RuleBasedStateMachine):
         for side in self.sides:
             if side.jobs:
                 del side.jobs[which % len(side.jobs)]
+
+    @rule(user=users, thing=numbers)
+    def abandon(self, user: str, thing: int) -> None:
+        """A push that nobody has read, long after its deadline, for a row in whatever state."""
+        if not self.known:
+            return
+        number = 1 + thing % (self.events + 1)
+        names = [name for name in self.names if name.startswith(f"e{number}:")]
+        entry = PushEntry("", user, names[0] if names else "never", 1)
+
+        async def tidy(side: Side) -> object:
+            await side.world.put(APNS, entry)
+            return await side.world.due().tidy()
+
+        self.both(tidy)
+        self._compare()
 
     @rule()
     def wake(self) -> None:
