@@ -128,6 +128,8 @@ async def test_a_settlement_stops_when_it_has_done_enough(
         assert len(await real.dead_tokens()) == devices * USERS
         left = await real.devices().of(people(1)[0])
         assert len(left) == DEVICES - devices
+        owned = await real.calls.call("KEYS", "owner:*")
+        assert len(owned) == (DEVICES - devices) * USERS, "each of them is nobody's now"
 
 
 async def test_what_cannot_be_done_in_one_call_is_done_in_more_than_one(
