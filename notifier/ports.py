@@ -214,7 +214,8 @@ class Looked(Struct, frozen=True):
     """What stands behind a push entry: the row, and the devices that are meant.
 
     `strangers`: devices that the person is still listed with, while they are another's now. `newer`: devices that
-    only a process of a newer version can read; they have no token here and are left to it.
+    only a process of a newer version can read; they have no token here and are left to it. `damaged`: ids of the
+    person's own devices that nobody can read.
     """
 
     entry: PushEntry
@@ -222,6 +223,7 @@ class Looked(Struct, frozen=True):
     devices: tuple[Device, ...] = ()
     strangers: tuple[Device, ...] = ()
     newer: tuple[Device, ...] = ()
+    damaged: tuple[str, ...] = ()
 
 
 class Look(Struct, frozen=True):

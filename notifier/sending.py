@@ -12,7 +12,7 @@ from notifier.core import inbox, lanes, outcomes
 from notifier.core.devices import device_id
 from notifier.core.gate import ENVIRONMENTS, Gate, Moment
 from notifier.core.lanes import Lane, PushEntry
-from notifier.core.model import Delivery, Environment, Notification, Outcome, OutcomeKind, Verdict
+from notifier.core.model import Delivery, Device, Environment, Notification, Outcome, OutcomeKind, Verdict
 from notifier.core.push import Push, Style, compose, notification
 from notifier.core.retry import postponed
 from notifier.core.text import LANGUAGES, Language, language
@@ -82,7 +82,8 @@ class _Plan:
 
     def settlement(self, run: str) -> "_Unsettled":
         looked = self.looked
-        drop = None if self.buried else lanes.dropped(looked.row, bool(looked.devices or looked.newer))
+        meant = bool(looked.devices or looked.newer or looked.damaged)
+        drop = None if self.buried else lanes.dropped(looked.row, meant)
         settlement = Settlement(
             looked.entry, run, tuple(self.results), looked.strangers, self.buried, self.detail
         )
@@ -320,7 +321,7 @@ class Sender:
     def _may_be_renamed(self, looked: Looked) -> bool:
         """A retry names its device, and its device is not there: a gateway may have renamed it meanwhile."""
         named = looked.entry.device and looked.row.standing == "row" and self.lane.provider == "fcm"
-        return bool(named) and not (looked.devices or looked.strangers or looked.newer)
+        return bool(named) and not (looked.devices or looked.strangers or looked.newer or looked.damaged)
 
     async def _followed(self, looked: Looked) -> Looked:
         """What stands behind an entry under the name that its device has now."""
@@ -399,13 +400,18 @@ class Sender:
         self._leave(plan, now)
 
     def _leave(self, plan: _Plan, now: Moment) -> None:
-        """Devices that only a newer process can read wait until one comes by; a deadline ends that too."""
+        """Devices that only a newer process can read wait until one comes by; a deadline ends that too. One that nobody
+        can read gets nothing, which is told in the dead letters."""
         looked = plan.looked
         for device in looked.newer:
             delivery = looked.entry.delivery(device, looked.row.seq)
             why = "no process of a version that can read this device has come by until the deadline"
             plan.results.append(Judged(delivery, postponed(delivery, now.ms + NEWER, "expired", why)))
         self.metrics.push_newer += len(looked.newer)
+        for name in looked.damaged:
+            device = Device(name, self.lane.provider, self.lane.app, "", 0)
+            told = Verdict("bury", reason="unreadable", detail="what is stored of this device is damaged")
+            plan.results.append(Judged(looked.entry.delivery(device, looked.row.seq), told))
 
     def _told(self, looked: Looked) -> Notification:
         row = looked.row

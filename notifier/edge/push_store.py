@@ -237,7 +237,7 @@ class RedisDevices(DeviceMoves):
     async def of(self, user: str) -> tuple[Device, ...]:
         """A person's devices, those registered longest ago first."""
         flat = await self.calls.call("HGETALL", keys.devices(user, self.rules.shards))
-        return tuple(_readable(_devices(flat)))
+        return tuple(_readable(_devices(flat)[0]))
 
     async def page(self, after: str = "") -> DevicePage:
         """All devices, a page at a time."""
@@ -255,7 +255,7 @@ class RedisDevices(DeviceMoves):
 
     async def _list(self, key: bytes) -> list[Device]:
         try:
-            return _devices(await self.calls.call("HGETALL", key))
+            return _devices(await self.calls.call("HGETALL", key))[0]
         except ReplyError as error:  # a key of another type is nobody else's trouble
             _log.error("{key} cannot be read and is passed over: {error}", key=key, error=str(error))
             return []
@@ -322,7 +322,7 @@ class RedisPushes:
 
     async def look(self, entries: Sequence[PushEntry]) -> Look:
         """What stands behind entries; in order, all of them."""
-        found: list[tuple[PushEntry, Row, list[Device]]] = []
+        found: list[tuple[PushEntry, Row, list[Device], list[str]]] = []
         now, run = 0, b""
         while not found or len(found) < len(entries):
             part = entries[len(found) :]
@@ -332,17 +332,9 @@ class RedisPushes:
             now, ran, people, answers = await self.calls.run(self.scripts.look, (key,), args)
             run = run or ran  # the oldest one counts: what was read under it may be gone
             found += [_looked(one, answer, people) for one, answer in zip(part, answers, strict=False)]
-        owners = await self.steps.owners([device.id for _, _, devices in found for device in devices])
-        left = iter(owners)
-        looked = []
-        for entry, row, devices in found:
-            mine = [(device, next(left)) for device in devices]
-            # Of nobody's it is not known that it is not another's: its app will say so when it is next started.
-            own = [device for device, owner in mine if owner == entry.user]
-            strangers = tuple(device for device, owner in mine if owner not in (entry.user, ""))
-            newer = tuple(device for device in own if not device.token)
-            looked.append(Looked(entry, row, tuple(_readable(own)), strangers, newer))
-        return Look(now, run.decode(), tuple(looked))
+        ids = {one for _, _, devices, damaged in found for one in (*(x.id for x in devices), *damaged)}
+        owners = dict(zip(ids, await self.steps.owners(list(ids)), strict=True))
+        return Look(now, run.decode(), tuple(_whose(*one, owners) for one in found))
 
     async def settle(self, settlements: Sequence[Settlement]) -> PushesSettled:
         """Write down what became of entries and acknowledge them."""
@@ -472,21 +464,34 @@ def _pushes(entries: Sequence[Any], lost: Sequence[bytes], after: str) -> Pushes
     return PushesRead(tuple(found), tuple(broken), tuple(entry.decode() for entry in lost), after, newer)
 
 
-def _looked(entry: PushEntry, answer: Any, people: Any) -> tuple[PushEntry, Row, list[Device]]:
+def _looked(entry: PushEntry, answer: Any, people: Any) -> tuple[PushEntry, Row, list[Device], list[str]]:
     standing, seq, record, number = answer
     if standing == b"broken":
-        return entry, Row("broken", record=record.decode("utf-8", "replace")), []
+        return entry, Row("broken", record=record.decode("utf-8", "replace")), [], []
     birth, run, unread, flat = people[number - 1]
     if standing != b"row":
-        return entry, Row(standing.decode(), seq), []
+        return entry, Row(standing.decode(), seq), [], []
     row = Row("row", seq, f"{birth.decode()}.{run.decode()}", record.decode(), unread)
-    return entry, row, [one for one in _devices(flat) if entry.device in ("", one.id)]
+    devices, damaged = _devices(flat)
+    meant = [one for one in devices if entry.device in ("", one.id)]
+    return entry, row, meant, [one for one in damaged if entry.device in ("", one)]
 
 
-def _devices(flat: Sequence[bytes]) -> list[Device]:
-    """Devices out of a hash, those registered longest ago first; a newer process's have no token here, and a damaged
-    line costs its own device alone."""
-    found = []
+def _whose(
+    entry: PushEntry, row: Row, devices: list[Device], damaged: list[str], owners: Mapping[str, str]
+) -> Looked:
+    # Of nobody's it is not known that it is not another's: its app will say so when it is next started.
+    own = [one for one in devices if owners[one.id] == entry.user]
+    strangers = tuple(one for one in devices if owners[one.id] not in (entry.user, ""))
+    newer = tuple(one for one in own if not one.token)
+    lost = tuple(one for one in damaged if owners[one] == entry.user)
+    return Looked(entry, row, tuple(_readable(own)), strangers, newer, lost)
+
+
+def _devices(flat: Sequence[bytes]) -> tuple[list[Device], list[str]]:
+    """Devices out of a hash, those registered longest ago first, and the ids of those that are damaged, which cost
+    nobody else. A newer process's have no token here."""
+    found, damaged = list[Device](), list[str]()
     for name, line in zip(flat[::2], flat[1::2], strict=True):
         if name == b"lanes":
             continue
@@ -494,10 +499,11 @@ def _devices(flat: Sequence[bytes]) -> list[Device]:
             device = device_lines.decode(name.decode(), line.decode())
         except ValueError as error:
             _log.error("device {device} cannot be read and is passed over: {error}", device=name, error=error)
+            damaged.append(name.decode("utf-8", "replace"))
             continue
         if device is not None:
             found.append(device)
-    return sorted(found, key=lambda one: (one.registered, one.id))
+    return sorted(found, key=lambda one: (one.registered, one.id)), damaged
 
 
 def _readable(devices: Iterable[Device]) -> list[Device]:

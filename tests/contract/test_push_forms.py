@@ -125,11 +125,30 @@ async def test_a_damaged_device_costs_itself_alone(real: RedisWorld, line: str) 
     await real.calls.call("HSET", keys.devices(U, 1), "x" * 22, line)
     await real.devices().register(U, phone("c", FCM))
     assert await real.calls.call("HGET", keys.devices(U, 1), "lanes") == b"demo:apns demo:fcm"
+    await real.calls.call("SET", keys.owner("x" * 22, 1), f"1 {U} 5 -")
     log, found, run = await one_entry(real)
     assert {one.id for one in found.devices} == {phone("a").id, phone("b").id}
+    assert found.damaged == ("x" * 22,)
     await log.settle([Settlement(found.entry, run, (), (phone("a"),))])
     assert [one.id for one in await real.devices().of(U)] == [phone("b").id, phone("c", FCM).id]
     assert await real.devices().unregister(U, "x" * 22), "its person may"
+
+
+async def test_what_a_damaged_device_is_not_told_is_a_dead_letter(real: RedisWorld) -> None:
+    """Once for each push, by its name; if it is this person's still."""
+    await enlist(real, U, [phone("a"), phone("b"), phone("c")])
+    for name in ("b", "c"):
+        await real.calls.call("HSET", keys.devices(U, 1), phone(name).id, "nonsense")
+    await steps(real).claim(V, phone("c").id, None)
+    await Reader(real).deliver(event("comment", to=U))
+    provider = FakeProvider()
+    process = Process(real, provider)
+    await process.run()
+    assert provider.told() == [phone("a").id]
+    (letter,) = await real.letters("unreadable")
+    assert (letter.to, letter.device) == (U, phone("b").id)
+    assert process.metrics.push_drops["demo apns no_device"] == 0
+    assert (await process.log.depth()).entries == 0
 
 
 async def test_an_owner_of_a_newer_version_is_an_owner(real: RedisWorld) -> None:

@@ -11,7 +11,8 @@ local people, boxes, number_of, entries = {}, {}, {}, {}
 local whole = {}  -- by person: all devices are in the list
 
 local function keep(mine, id, line)
-  if line and device_of(line) == lane then
+  local at_lane = line and device_of(line)
+  if line and (at_lane == lane or not at_lane) then  -- what is damaged may have been on this lane: it is told
     mine[#mine + 1] = id
     mine[#mine + 1] = line
     left = left - #line
