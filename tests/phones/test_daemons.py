@@ -36,11 +36,11 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxProcess
 
 
 def test_two_daemons_share_a_lane_and_send_each_push_once(tmp_path: Path, sandbox: SandboxProcess) -> None:
-    with Site(tmp_path, sandbox, people=150, daemons=("left", "right")) as site:
+    with Site(tmp_path, sandbox, people=60, daemons=("left", "right")) as site:
         for provider in ("apns", "fcm"):
             sandbox.ask("POST", "script", {"provider": provider, "delay_ms": 30})
         site.start()
-        for _ in range(6):
+        for _ in range(5):
             site.comment()
         site.rest()
         site.judge()
@@ -56,12 +56,12 @@ def test_one_of_two_that_stops_in_order_leaves_nothing_to_be_sent_twice(
     tmp_path: Path, sandbox: SandboxProcess
 ) -> None:
     """A rolling restart with pushes under way: what it has sent it settles, what it has not the other sends."""
-    with Site(tmp_path, sandbox, people=150, daemons=("left", "right")) as site:
+    with Site(tmp_path, sandbox, people=60, daemons=("left", "right")) as site:
         for provider in ("apns", "fcm"):
             sandbox.ask("POST", "script", {"provider": provider, "delay_ms": 100})
         site.start()
         for daemon in site.daemons:
-            for _ in range(4):
+            for _ in range(3):
                 site.comment()
             wait_until(site.handed_over, PATIENCE, site.said)
             daemon.stop(PATIENCE)
