@@ -169,6 +169,16 @@ _encode: Final = msgspec.json.Encoder().encode
 _stored: Final = msgspec.json.Decoder(_Stored).decode
 
 
+# Whose a device is: "<version> <user> <registered> <who had it before>"; the same in every version, which may add more.
+_owner: Final = re.compile(rb"\d+ ([!-~]+) \d+ [!-~]", re.ASCII).match
+
+
+def owner(value: bytes | None) -> str:
+    """Whose a device is, by what is stored of it; "" = nobody's, also where that is damaged."""
+    found = _owner(value or b"")
+    return found[1].decode("ascii") if found else ""
+
+
 def encode(device: Device) -> str:
     """A device as the hash of its person holds it, under its id: "<version><provider> <app> <registered> <JSON>".
 

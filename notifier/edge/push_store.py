@@ -220,10 +220,7 @@ class RedisSteps:
         for ids, values in zip(
             parts, await first_fault(gatherResults(asked, consumeErrors=True)), strict=True
         ):
-            found |= {
-                device: value.decode().split(" ")[1] if value else ""
-                for device, value in zip(ids, values, strict=True)
-            }
+            found |= dict(zip(ids, map(device_lines.owner, values), strict=True))
         return [found[device] for device in devices]
 
 
@@ -248,7 +245,7 @@ class RedisDevices(DeviceMoves):
         for key, devices in zip(
             found, await first_fault(gatherResults(asking, consumeErrors=True)), strict=True
         ):
-            user = key.decode().split(":", 2)[2]
+            user = key.decode("utf-8", "replace").split(":", 2)[2]
             pairs += [(user, one) for one in _readable(devices)]
             newer += [one.id for one in devices if not one.token]
         return DevicePage(tuple(pairs), "" if cursor == b"0" else cursor.decode(), tuple(newer))
@@ -471,7 +468,10 @@ def _looked(entry: PushEntry, answer: Any, people: Any) -> tuple[PushEntry, Row,
     birth, run, unread, flat = people[number - 1]
     if standing != b"row":
         return entry, Row(standing.decode(), seq), [], []
-    row = Row("row", seq, f"{birth.decode()}.{run.decode()}", record.decode(), unread)
+    try:
+        row = Row("row", seq, f"{birth.decode()}.{run.decode()}", record.decode(), unread)
+    except UnicodeDecodeError as error:
+        return entry, Row("broken", record=f"the row in the inbox: {error}"), [], []
     devices, damaged = _devices(flat)
     meant = [one for one in devices if entry.device in ("", one.id)]
     return entry, row, meant, [one for one in damaged if entry.device in ("", one)]

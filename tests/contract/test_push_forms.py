@@ -295,3 +295,45 @@ async def test_a_lane_that_is_no_stream_holds_up_no_tidying(real: RedisWorld) ->
     await real.put(FCM, PushEntry("", U, "old", real.now() - ABANDONED - 1))
     await real.calls.call("SET", keys.pushes(TAG, APNS), "not a stream")
     assert (await real.due().tidy()).buried == ("expired",)
+
+
+@pytest.mark.parametrize("value", [b"garbage", b"", b"1", b"1  5 -", b"\xff\xfe 1 2 3"], ids=repr)
+async def test_a_damaged_owner_costs_its_device_alone(real: RedisWorld, value: bytes) -> None:
+    """It is nobody's, until its app registers it again."""
+    one, other = phone("a"), phone("b")
+    await enlist(real, U, [one, other])
+    await real.calls.call("SET", keys.owner(one.id, 1), value)
+    await Reader(real).deliver(event("comment", to=U))
+    provider = FakeProvider()
+    process = Process(real, provider)
+    await process.run()
+    assert provider.told() == [other.id]
+    assert (await process.log.depth()).entries == 0
+    assert await real.devices().register(U, one)
+    await Reader(real).deliver(event("comment", to=U, thing="2"))
+    await process.run()
+    assert set(provider.told()) == {one.id, other.id}
+
+
+@pytest.mark.parametrize("where", ["record", "run"])
+async def test_bytes_that_are_no_text_stop_nobody_elses_pushes(real: RedisWorld, where: str) -> None:
+    await enlist(real, U, [phone("a")])
+    await enlist(real, V, [phone("b")])
+    await Reader(real).deliver(event("comment", to=[U, V], eid="c", at=real.now()))
+    key = keys.inbox(U, 1)
+    field = "state" if where == "run" else await real.calls.call("HGET", key, "n:c")
+    stored = await real.calls.call("HGET", key, field)
+    damaged = (
+        b"1" + b"\xff" * 16 + stored[17:] if where == "run" else stored.replace(b"photo", b"ph\xff\xffo")
+    )
+    assert damaged != stored
+    await real.calls.call("HSET", key, field, damaged)
+    provider = FakeProvider()
+    process = Process(real, provider)
+    for _ in range(3):
+        await process.run()
+        process.sender.drop()
+    assert provider.told() == [phone("b").id]
+    (letter,) = await real.letters("unreadable")
+    assert letter.to == U
+    assert (await process.log.depth()).entries == 0

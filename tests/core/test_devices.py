@@ -18,6 +18,7 @@ from notifier.core.devices import (
     decode,
     device_id,
     encode,
+    owner,
     register,
     shown,
     surplus,
@@ -179,6 +180,18 @@ def test_what_a_newer_process_wrote_is_left_alone() -> None:
     for version in ("2", "10"):
         assert decode("d", f"{version}a demo 5 whatever") == Device("d", "apns", "demo", "", 5)
     assert decode("d", "2w demo 5 a provider of later times") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "user"),
+    [
+        (None, ""), (b"", ""), (b"garbage", ""), (b"1 ana", ""), (b"1 ana x -", ""), (b"1 \xff 5 -", ""),
+        (b"1 ana 5 -", "ana"), (b"1 ana 5 ben", "ana"), (b"12 ana 5 - and more", "ana"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_whose_a_device_is(value: bytes | None, user: str) -> None:
+    assert owner(value) == user
 
 
 @pytest.mark.parametrize("line", ["", "1", "1x demo 5 []", "1a demo x []", "1a demo 5 {}", "1a demo 5 ["])
