@@ -12,6 +12,7 @@ from notifier.core import devices as device_lines
 from notifier.core import keys
 from notifier.core.lanes import ALL, Lane, PushEntry, Row, parse
 from notifier.core.model import Device
+from notifier.edge.logs import Every
 from notifier.edge.redis import Connection, ReplyError
 from notifier.edge.store import Rules, Scripts, depth_of, first_fault
 from notifier.ports import (
@@ -397,6 +398,7 @@ class RedisDue:
         self.calls, self.scripts, self.rules = calls, scripts, rules
         self.tagged, self.wait = keys.tag(shard), wait
         self._over = 0  # of what is due, how much in front is not for this process
+        self._say = Every(60.0)
 
     async def wake(self) -> Woken:
         """Bring what is due back to its lane; a part of it at a time."""
@@ -407,7 +409,7 @@ class RedisDue:
         # What is passed over stays in front. The next look begins behind it, until one has come to the end.
         whole = moved + passed + buried == WAKE_PAGE
         self._over = self._over + passed if whole else 0
-        if fault:
+        if fault and self._say.due() is not None:
             _log.error("of what is due on shard {shard}, some cannot be sent again: {error}",
                        shard=self.tagged, error=fault.decode("utf-8", "replace"))  # fmt: skip
         return Woken(moved, left, passed, buried)

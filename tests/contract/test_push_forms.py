@@ -9,6 +9,7 @@ from notifier.core import keys
 from notifier.core.devices import encode
 from notifier.core.lanes import PushEntry
 from notifier.core.model import Verdict
+from notifier.edge import push_store
 from notifier.edge.push_store import ABANDONED, RedisLanes
 from notifier.edge.redis import ReplyError
 from notifier.ports import Judged, Settlement
@@ -337,3 +338,17 @@ async def test_bytes_that_are_no_text_stop_nobody_elses_pushes(real: RedisWorld,
     (letter,) = await real.letters("unreadable")
     assert letter.to == U
     assert (await process.log.depth()).entries == 0
+
+
+async def test_what_cannot_be_woken_is_told_and_not_at_every_look(
+    real: RedisWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(push_store._log, "error", lambda words, **facts: told.append(words.format(**facts)))
+    await real.calls.call("SET", keys.pushes(TAG, APNS), "not a stream")
+    await plan(real, f"r:{U}:n:{phone().id}", f"1 {APNS} 5 {2**50} 1 0 0")
+    due = real.due()
+    for _ in range(5):
+        await due.wake()
+    (line,) = told
+    assert "WRONGTYPE" in line
