@@ -91,16 +91,18 @@ class Site:
     apns, fcm   sandboxes, or one for both
     people      how many, each with an iPhone and an Android phone; theirs are iphone(n) and android(n)
     settings    sections over SETTINGS; `types`: TOML
+    durable     Redis has written what it answers for
     """
 
     def __init__(
         self, folder: Path, apns: SandboxProcess, fcm: SandboxProcess | None = None, *, people: int,
         settings: Settings | None = None, types: str = ALWAYS, daemons: Sequence[str] = ("left",),
-        program: Sequence[str] = TWISTD,
+        program: Sequence[str] = TWISTD, durable: bool = False,
     ) -> None:  # fmt: skip
         self.folder, self.apns, self.fcm = folder, apns, fcm or apns
         self.users = [f"u{number}" for number in range(people)]
-        self.server = Valkey(folder / "valkey", aof=False)
+        extra = {"appendfsync": "always"} if durable else {}
+        self.server = Valkey(folder / "valkey", aof=durable, extra=extra)
         self._settings, self._names, self._program = merged(SETTINGS, settings or {}), daemons, program
         self._types = types
         self.daemons: list[Daemon] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Final
@@ -69,6 +70,40 @@ def test_one_of_two_that_stops_in_order_leaves_nothing_to_be_sent_twice(
         site.rest()
         site.judge()
         assert site.accepted("apns") == site.accepted("fcm") == site.pushes
+
+
+@pytest.mark.parametrize("how", ["killed", "paused"])
+def test_redis_goes_away_with_pushes_under_way(tmp_path: Path, sandbox: SandboxProcess, how: str) -> None:
+    """What a provider has taken is written down when Redis is back, and not sent again."""
+    with Site(tmp_path, sandbox, people=60, durable=True) as site:
+        for provider in ("apns", "fcm"):
+            sandbox.ask("POST", "script", {"provider": provider, "delay_ms": 300})
+        site.start()
+        for _ in range(3):
+            before = taken(site)
+            site.comment()
+            # requests have arrived, and their answers are still to come
+            wait_until(partial(_more, site, before), PATIENCE, site.said)
+            if how == "killed":
+                site.server.kill()
+                site.server.start()
+            else:
+                site.server.pause()
+                site.daemon.wait_for("has not answered for 2 s", PATIENCE)
+                site.server.resume()
+            wait_until(lambda: site.daemon.get("/readyz")[0] == 200, PATIENCE, site.said)
+        site.rest()
+        site.judge()
+        assert taken(site) == (site.pushes, site.pushes)
+
+
+def taken(site: Site) -> tuple[int, int]:
+    """Pushes that Apple and Google have taken."""
+    return site.accepted("apns"), site.accepted("fcm")
+
+
+def _more(site: Site, than: tuple[int, int]) -> bool:
+    return all(now > before for now, before in zip(taken(site), than, strict=True))
 
 
 def pem(key: ec.EllipticCurvePublicKey) -> str:
