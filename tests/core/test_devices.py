@@ -200,6 +200,15 @@ def test_a_broken_line_is_told(line: str) -> None:
         decode("d", line)
 
 
+@pytest.mark.parametrize(
+    "line", ["canary", "canary demo 5 []", "1a demo 5 [canary", '1a demo 5 ["canary"]', "1c canary 5 []"]
+)
+def test_what_is_told_of_a_broken_line_has_no_token(line: str) -> None:
+    with pytest.raises(ValueError, match=r".+") as told:
+        decode("d", line)
+    assert "canary" not in str(told.value)
+
+
 def test_who_has_too_many_loses_the_oldest() -> None:
     ages = {"a": 3, "c": 1, "b": 1}
     devices = [msgspec.structs.replace(taken(), id=name, registered=at) for name, at in ages.items()]
