@@ -6,6 +6,7 @@ import itertools
 import sys
 import time
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,9 +20,25 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from bench.harness import SERVER_CORE, BenchFailed, Process, Running, free_port, scratch, start_redis
+from bench.harness import (
+    LOAD_CORE,
+    SERVER_CORE,
+    BenchFailed,
+    Process,
+    Running,
+    free_port,
+    scratch,
+    start_redis,
+)
 
-AOF = ("--appendonly", "yes", "--appendfsync", "everysec")
+AOF = (
+    "--appendonly",
+    "yes",
+    "--appendfsync",
+    "everysec",
+    "--auto-aof-rewrite-min-size",
+    "256mb",
+)  # as in conf/
 SECRET = b"not-secret-and-32-bytes-at-least"
 
 _runs = itertools.count(1)
@@ -82,29 +99,40 @@ class Daemon(Running):
         raise BenchFailed(f"the daemon has no metric notifier_{name}")
 
 
-def start_daemon(aof: bool = False, settings: str = "") -> Daemon:
-    """A fresh Redis and a fresh daemon. `settings`: more TOML, for what a bench must set."""
+def start_daemon(
+    aof: bool = False,
+    settings: str = "",
+    program: Sequence[str | Path] = (Path(sys.executable).with_name("twistd"),),
+    pinned: bool = True,
+    daemons: int = 1,
+    top: str = "",
+) -> Daemon:
+    """A fresh Redis and a fresh daemon. `settings`: more TOML, for what a bench must set; `top`: the same, in front of
+    all tables; `program`: what Python runs in the place of twistd. Not pinned, all run on any core. Of several daemons
+    the first one has the sockets."""
     run = next(_runs)
-    redis, redis_port = start_redis(*((*AOF, "--appenddirname", f"aof-{run}") if aof else ()))
+    appending = (*AOF, "--appenddirname", f"aof-{run}") if aof else ()
+    redis, redis_port = start_redis(*appending, core=LOAD_CORE if pinned else None)
+    made = [_start(run * 100 + at, redis_port, top, settings, program, pinned) for at in range(daemons)]
+    time.sleep(0.5)  # they have just listened; what they do once at their start shall not count
+    pids = [pid for process, _ in made for pid in process.pids()]
+    groups = {"server": pids, "redis": redis.pids()}
+    ports = made[0][1]
+    processes = (*(process for process, _ in made), redis)
+    return Daemon(ports["websocket"], processes, redis_port, groups, ports["admin"])
+
+
+def _start(
+    run: int, redis_port: int, top: str, settings: str, program: Sequence[str | Path], pinned: bool
+) -> tuple[Process, dict[str, int]]:
     ports = {name: free_port() for name in ("websocket", "api", "admin")}
-    lines = [f'redis.url = "redis://127.0.0.1:{redis_port}/0"']
+    lines = [f'redis.url = "redis://127.0.0.1:{redis_port}/0"', top]
     lines += [f'{name}.listen = "tcp:{port}:interface=127.0.0.1"' for name, port in ports.items()]
     for kid, algorithm, file in token_keys():
         lines += ["[[tokens.keys]]", f'kid = "{kid}"', f'algorithm = "{algorithm}"', f'file = "{file}"']
     config = scratch(f"notifier-{run}.toml", "\n".join([*lines, settings, ""]).encode())
-    twistd = Path(sys.executable).with_name("twistd")
-    argv: list[str | Path] = [
-        sys.executable,
-        twistd,
-        "--nodaemon",
-        "--pidfile=",
-        "notifier",
-        "--config",
-        config,
-    ]
-    process = Process("daemon", argv, SERVER_CORE)
+    words = ("--nodaemon", "--pidfile=", "notifier", "--config", config)
+    process = Process("daemon", [sys.executable, *program, *words], SERVER_CORE if pinned else None)
     for port in ports.values():
         process.wait_for_port(port)
-    time.sleep(0.5)  # it has just listened; what it does once at its start shall not count
-    groups = {"server": process.pids(), "redis": redis.pids()}
-    return Daemon(ports["websocket"], (process, redis), redis_port, groups, ports["admin"])
+    return process, ports

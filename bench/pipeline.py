@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import argparse
 import random
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-
-import hiredis
 
 from bench import peers
 from bench.daemon import Daemon, start_daemon, tokens
@@ -33,6 +30,7 @@ from bench.harness import (
     load,
     redis_command,
 )
+from bench.wire import Wire
 
 COLUMNS = (
     Column("server.cpu_us_per_delivery", "server CPU µs", 1),
@@ -70,8 +68,7 @@ class Producer:
     """
 
     def __init__(self, port: int, people: int, online: int) -> None:
-        self._link = socket.create_connection(("127.0.0.1", port), timeout=10)
-        self._parser = hiredis.Reader()
+        self._wire = Wire(port)
         self._online = online
         self._chunks = [self._chunk(people, random.Random(seed)) for seed in range(50)]
         self.written = self.expected = 0
@@ -84,7 +81,8 @@ class Producer:
 
     def backlog(self) -> int:
         """Entries that wait in the stream."""
-        return self._ask(redis_command("XLEN", "notifier:events"), 1)
+        count: int = self._wire.call("XLEN", "notifier:events")
+        return count
 
     def run(self, seconds: float) -> None:
         """Keep the daemon busy for so long."""
@@ -94,7 +92,7 @@ class Producer:
                 time.sleep(0.002)
                 continue
             commands, online = self._chunks[self.written // CHUNK % len(self._chunks)]
-            self._ask(commands, CHUNK)
+            self._wire.ask(commands, CHUNK)
             self.written += CHUNK
             self.expected += online
 
@@ -105,19 +103,6 @@ class Producer:
             if time.monotonic() > end:
                 raise BenchFailed(f"{self.backlog()} events were not handled within {seconds:.0f} s")
             time.sleep(0.05)
-
-    def _ask(self, commands: bytes, count: int) -> int:
-        self._link.sendall(commands)
-        answer: object = None
-        for _ in range(count):
-            while (answer := self._parser.gets()) is False:
-                data = self._link.recv(65_536)
-                if not data:
-                    raise BenchFailed("Redis closed the producer's connection")
-                self._parser.feed(data)
-            if isinstance(answer, hiredis.ReplyError):
-                raise BenchFailed(f"Redis refused an event: {answer}")
-        return answer if isinstance(answer, int) else 0
 
 
 def mostly_offline(people: int, online: int, seconds: int, running: Running) -> Result:

@@ -424,6 +424,7 @@ class Fcm(Struct, frozen=True, forbid_unknown_fields=True):
     """An app on Android devices, through FCM HTTP v1."""
 
     service_account_file: Annotated[_File, Meta(description="JSON file of a service account; one that other users can open is refused.", examples=["firebase.json"])]
+    rate: Annotated[float, Meta(ge=1, le=1_000_000, description="Messages a second that the project may be sent by all processes together, which share it evenly; Google's quota is 600 000 a minute unless it was raised.")] = 9_000.0
     url: Annotated[_HttpsUrl, Meta(description="FCM; another address is for tests and proxies.")] = "https://fcm.googleapis.com"
     token_url: Annotated[_HttpsUrl | None, Meta(description="Where access tokens are had, in place of the file's token_uri; for `notifier sandbox`.", examples=["https://127.0.0.1:8445/token"])] = None
     authority_file: Annotated[_File | None, Meta(description="PEM certificates to trust in place of those of the system, for `notifier sandbox`.", examples=["authority.pem"])] = None

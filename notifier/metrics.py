@@ -41,6 +41,9 @@ CLOSE_CODES = (
 EVENT_STATUS = ("accepted", "rejected", "failed", "unknown")
 API_LIMITS = ("person", "address", "backlog")
 JWKS_RESULTS = ("done", "failed", "unusable")
+CONNECTION_EVENTS = (
+    "made", "failed", "goaways", "replayed", "refused", "reset", "lost", "garbled", "late", "waited",
+)  # fmt: skip
 REDIS_LINKS = ("commands", "reader", "doorbell", "bell", "pushes")
 REDIS_ERRORS = ("timeout", "connection", "script", "oom", "loading", "readonly")
 
@@ -228,17 +231,29 @@ class Metrics:
     push_drops: Annotated[Labelled, Counter("Pushes that were not needed.", "app provider reason")]
     push_retries: Annotated[Labelled, Counter("Deliveries put off until later.", "app provider")]
     push_forgotten: Annotated[Labelled, Counter("Devices forgotten on a provider's word.", "app provider")]
+    push_newer: Annotated[int, Counter("Looks at pushes or devices of a newer version, left to it.")]
     push_strangers: Annotated[int, Counter("Devices taken off a person's list, for they are another's now.")]
     push_settle_failures: Annotated[int, Counter("Pushes whose settlement failed. Alarm above 0.")]
     push_bugs: Annotated[int, Counter("Sends that ended in a bug; tried again. Alarm above 0.")]
     push_seconds: Annotated[Histogram, Distribution("Time from the lane to the provider's yes, first tries.")]
     push_batch_seconds: Annotated[Histogram, Distribution("Time of one batch, all but its reading.")]
     push_backlog: Annotated[Labelled, Gauge("Pushes that stand in a lane.", "app provider")]
-    push_breaker: Annotated[Labelled, Gauge("2 while a lane's breaker is open, 1: trying.", "app provider")]
+    push_unsettled: Annotated[
+        Labelled, Gauge("Pushes that are answered and cannot be written down. Alarm above 0.", "app provider")
+    ]
+    push_breaker: Annotated[
+        Labelled, Gauge("2 while a lane's breaker is open, 1: trying.", "app provider environment")
+    ]
     push_suspended: Annotated[Labelled, Gauge("Environments whose tokens seem bad in mass.", "app provider")]
     push_certificate_expires: Annotated[
         Labelled, Gauge("When an app's APNs certificate ends, s since 1970; 0: it has none.", "app")
     ]
+    push_connection_events: Annotated[
+        Labelled, Counter("What has happened on connections to a provider.", "app provider event")
+    ]
+    push_connections: Annotated[Labelled, Gauge("Connections to a provider.", "app provider")]
+    push_streams: Annotated[Labelled, Gauge("Requests to a provider under way.", "app provider")]
+    push_queue: Annotated[Labelled, Gauge("Requests that wait for room on a connection.", "app provider")]
     push_woken: Annotated[int, Counter("Deliveries brought back to their lane when they came due.")]
     push_due: Annotated[float, Gauge("Deliveries that wait until they come due.")]
     # Redis and the process
@@ -248,6 +263,7 @@ class Metrics:
     scrape_errors: Annotated[int, Counter("Watched gauges that could not be read; they are exported as NaN.")]
 
     _watched: dict[str, Callable[[], float]]
+    _gathered: list[Callable[[], None]]
     _registry: CollectorRegistry
 
     def __init__(self, labels: Mapping[str, Iterable[str]] | None = None) -> None:
@@ -258,6 +274,7 @@ class Metrics:
         if more:
             raise ValueError(f"no labelled metric called {', '.join(sorted(more))} in notifier/metrics.py")
         self._watched = {}
+        self._gathered = []
         self._registry = CollectorRegistry()
         self._registry.register(_Families(self))
         PlatformCollector(registry=self._registry)
@@ -269,9 +286,20 @@ class Metrics:
             raise ValueError(f"{gauge!r} is not a gauge; gauges: {', '.join(_gauges())}")
         self._watched[gauge] = read
 
+    def gather(self, write: Callable[[], None]) -> None:
+        """Have `write` called at each scrape before all is read: it sets metrics that nobody need keep up to date."""
+        self._gathered.append(write)
+
     def render(self) -> bytes:
         """All metrics in Prometheus text format, UTF-8; serve it as CONTENT_TYPE."""
         return generate_latest(self._registry)
+
+    def _gather(self) -> None:
+        for write in self._gathered:
+            try:
+                write()
+            except Exception:  # what it would have set stays as it was
+                self.scrape_errors += 1
 
     def _read(self, name: str) -> object:
         read = self._watched.get(name)
@@ -302,6 +330,7 @@ class _Families(Collector):
         self._build = build_facts()
 
     def collect(self) -> Iterator[Metric]:
+        self._metrics._gather()
         yield InfoMetricFamily(PREFIX + "build", "What is running; the value is 1.", value=self._build)
         for name, entry in TABLE.items():
             yield entry.family(PREFIX + name, self._metrics._read(name))

@@ -29,12 +29,14 @@ from notifier.core.lanes import Lane
 from notifier.core.model import Environment
 from notifier.core.model import Provider as ProviderName
 from notifier.core.push import Style
+from notifier.core.rate import RateRule
 from notifier.core.retry import RetryRule
 from notifier.edge.apns import Apns
 from notifier.edge.doorbells import Doorbells
 from notifier.edge.fcm import Fcm
 from notifier.edge.gcm import Gcm
 from notifier.edge.http2.dial import Place, place, trusted
+from notifier.edge.http2.pool import Counts
 from notifier.edge.loop import Loop
 from notifier.edge.provider_files import (
     apns_certificate_file,
@@ -47,12 +49,14 @@ from notifier.edge.push_store import RedisDue, RedisPushes
 from notifier.edge.redis import Connection
 from notifier.edge.reload import Fresh
 from notifier.edge.store import Rules, Scripts
+from notifier.edge.unread import Unread
 from notifier.metrics import Metrics
-from notifier.ports import Devices, Provider
-from notifier.sending import Due, Looks, Sender
+from notifier.ports import Depth, Devices, Provider
+from notifier.sending import Due, Looks, Sender, environments
 
 DAY: Final = 86_400
 TTL: Final[Mapping[str, int]] = {"like": 21_600}  # s; of types that are not here a day
+STUCK: Final = 600.0  # s; no batch may take so long
 DUE: Final = "due"  # where the loops of what is due sleep, beside the lanes
 
 Report = Callable[[str], None]
@@ -139,17 +143,21 @@ class Made(Struct, frozen=True):
     expires: float = 0.0
 
 
-def build(reactor: Any, config: Config, lane: Lane, *, validate_only: bool = False) -> Made:
+def build(
+    reactor: Any, config: Config, lane: Lane, *, validate_only: bool = False,
+    processes: Callable[[], int] = lambda: 1, counts: Counts | None = None,
+) -> Made:  # fmt: skip
     """The provider of a lane, which connects once there is something to send. Raises CredentialError.
 
-    `validate_only`: FCM looks at messages and delivers none.
+    `validate_only`: FCM looks at messages and delivers none. `processes`: how many share what it may be sent.
+    `counts`: where its connections are counted.
     """
     app = config.apps[lane.app]
     table = app.apns if lane.provider == "apns" else app.fcm or app.gcm
     assert table is not None, f"{lane} is no lane of this configuration"
     name = type(table).__name__.lower()
     try:
-        made = _BUILDERS[type(table)](reactor, lane.app, table, config.push)
+        made = _BUILDERS[type(table)](reactor, lane.app, table, config.push, processes, counts or Counts())
         if validate_only and isinstance(made.link, Fcm):
             made.link.validate_only = True
     except CredentialError as error:
@@ -171,7 +179,14 @@ def mark(table: Struct, push: settings.Push) -> bytes:
     return found.digest()
 
 
-def _apns(reactor: Any, app: str, table: settings.Apns, push: settings.Push) -> Made:
+def _apns(
+    reactor: Any,
+    app: str,
+    table: settings.Apns,
+    push: settings.Push,
+    processes: Callable[[], int],
+    counts: Counts,
+) -> Made:
     access: Any
     expires = 0.0
     if table.certificate_file is not None:
@@ -188,11 +203,28 @@ def _apns(reactor: Any, app: str, table: settings.Apns, push: settings.Push) -> 
         "production": place(table.production_url), "sandbox": place(table.sandbox_url),
     }  # fmt: skip
     trust = trusted(table.authority_file) if table.authority_file else None
-    link = Apns(reactor, app, topic(table.topic), access, time.time, places, trust, breaker=_breaker(push))
+    link = Apns(
+        reactor,
+        app,
+        topic(table.topic),
+        access,
+        time.time,
+        places,
+        trust,
+        breaker=_breaker(push),
+        counts=counts,
+    )
     return Made(link, b"", expires)
 
 
-def _fcm(reactor: Any, app: str, table: settings.Fcm, push: settings.Push) -> Made:
+def _fcm(
+    reactor: Any,
+    app: str,
+    table: settings.Fcm,
+    push: settings.Push,
+    processes: Callable[[], int],
+    counts: Counts,
+) -> Made:
     trust = trusted(table.authority_file) if table.authority_file else None
     account, sign = service_account_file(table.service_account_file, push.token_hosts, table.token_url or "")
     policy = BrowserLikePolicyForHTTPS(trustRoot=trust)
@@ -202,11 +234,21 @@ def _fcm(reactor: Any, app: str, table: settings.Fcm, push: settings.Push) -> Ma
     except ValueError as error:
         raise CredentialError(str(error)) from None
     at = place(table.url)
-    link = Fcm(reactor, app, account.project_id, tokens, time.time, at, trust, breaker=_breaker(push))
+    link = Fcm(
+        reactor, app, account.project_id, tokens, time.time, at, trust, breaker=_breaker(push),
+        rate=RateRule(table.rate), processes=processes, counts=counts,
+    )  # fmt: skip
     return Made(link, b"")
 
 
-def _gcm(reactor: Any, app: str, table: settings.Gcm, push: settings.Push) -> Made:
+def _gcm(
+    reactor: Any,
+    app: str,
+    table: settings.Gcm,
+    push: settings.Push,
+    processes: Callable[[], int],
+    counts: Counts,
+) -> Made:
     trust = trusted(table.authority_file) if table.authority_file else None
     return Made(Gcm(reactor, app, table.url, gateway_key_file(table.key_file), time.time, trust), b"")
 
@@ -224,26 +266,34 @@ _BUILDERS: Final[Mapping[type[Struct], Callable[..., Made]]] = {
 class Phones:
     """All lanes of this process: on each shard a sender with `push.in_flight` batches, and what is due.
 
-    `calls`: a connection of their own; `consumer`: this process's slot. Raises CredentialError with what is wrong
-    with a file.
+    `calls`: a connection of their own; `consumer`: this process's slot; `processes`: how many there are; `depths`: of
+    all lanes there are. Raises CredentialError with what is wrong with a file.
     """
 
     def __init__(
         self, reactor: Any, config: Config, calls: Connection, scripts: Scripts, rules: Rules, store: Devices,
-        consumer: Callable[[], str], metrics: Metrics, report: Report,
+        consumer: Callable[[], str], metrics: Metrics, report: Report, processes: Callable[[], int] = lambda: 1,
+        depths: Callable[[], Awaitable[Mapping[str, Depth]]] | None = None,
     ) -> None:  # fmt: skip
         self.reactor, self.config, self.metrics, self.report = reactor, config, metrics, report
+        self._processes = processes
         self.lanes = lanes_of(config)
         self.pushes = pushes_of(config)  # handover reads it: changed in place
         self.apps = apps_of(config)  # and so does the API
         self.doorbells = Doorbells(reactor)
-        self._made = {lane: build(reactor, config, lane) for lane in self.lanes}
+        self._counts = {lane: Counts() for lane in self.lanes}
+        self._made = {lane: self._provider(config, lane) for lane in self.lanes}
         self._gates = {lane: Gate(gate_of(config.push), reactor.seconds()) for lane in self.lanes}
         self._senders: dict[Lane, list[Sender]] = {lane: [] for lane in self.lanes}
         self.loops: list[Loop] = []
         for shard in range(rules.shards if self.lanes else 0):
             self._build_shard(shard, calls, scripts, rules, store, consumer)
         self._tell_expiry()
+        metrics.gather(self._tell_connections)
+        self._unread = Unread(reactor, depths or _none, self.lanes, metrics.push_backlog)
+
+    def _provider(self, config: Config, lane: Lane) -> Made:
+        return build(self.reactor, config, lane, processes=self._processes, counts=self._counts[lane])
 
     def _build_shard(
         self, shard: int, calls: Connection, scripts: Scripts, rules: Rules, store: Devices,
@@ -261,7 +311,11 @@ class Phones:
             self._senders[lane].append(sender)
             name = f"lane {lane} of shard {shard}"
             self.loops += [Loop(self.reactor, sender, name, poll) for _ in range(push.in_flight)]
-        due = Due(RedisDue(calls, scripts, rules, shard, partial(bells.wait, shard, DUE)), self.metrics)
+        due = Due(
+            RedisDue(calls, scripts, rules, shard, partial(bells.wait, shard, DUE)),
+            self.metrics,
+            self.reactor.seconds,
+        )
         self.loops.append(Loop(self.reactor, due, f"due of shard {shard}", poll))
 
     def part(self) -> tuple[bool, str]:
@@ -270,15 +324,26 @@ class Phones:
         faults = {loop.name: loop.fault for loop in self.loops if loop.fault}
         if faults:
             return False, "; ".join(f"{name}: {fault}" for name, fault in faults.items())
-        states = (f"{lane} {self._gates[lane].state(now)}" for lane in self.lanes)
+        late = [loop.name for loop in self.loops if loop.turned and now - loop.turned > STUCK]
+        if late:
+            return False, f"no progress for {STUCK:g} s: {', '.join(late)}"
+        states = [f"{lane} {self._gates[lane].state(now)}" for lane in self.lanes]
+        states += [
+            f"{lane} {state} ({each})"
+            for lane in self.lanes
+            for each in environments(lane)[1:]
+            if (state := self._gates[lane].state(now, each)) != "closed"
+        ]
         return True, ", ".join(states) or "no app is configured"
 
     def start(self) -> None:
         for loop in self.loops:
             loop.start()
+        self._unread.start()
 
     def halt(self) -> None:
         """Begin nothing more. What is under way goes on."""
+        self._unread.stop()
         for loop in self.loops:
             loop.halt()
         self.doorbells.wake_all()
@@ -306,7 +371,7 @@ class Phones:
             table = app.apns if lane.provider == "apns" else app.fcm or app.gcm
             assert table is not None
             if mark(table, used.push) != self._made[lane].mark:
-                changed[lane] = build(self.reactor, used, lane)
+                changed[lane] = self._provider(used, lane)
 
         def use() -> None:
             self.apps.update(apps_of(new))
@@ -333,10 +398,25 @@ class Phones:
             _deferred(old.link.stop()).addErrback(lambda failure: self.report(failure.getErrorMessage()))
         self._tell_expiry()
 
+    def _tell_connections(self) -> None:
+        for lane, made in self._made.items():
+            label = lane.label
+            for event, count in msgspec.structs.asdict(self._counts[lane]).items():
+                self.metrics.push_connection_events[f"{label} {event}"] = count
+            pools = made.link.pools if isinstance(made.link, Apns) else {}
+            found = list(pools.values()) if not isinstance(made.link, Fcm) else [made.link.pool]
+            self.metrics.push_connections[label] = sum(pool.connections for pool in found)
+            self.metrics.push_streams[label] = sum(pool.open for pool in found)
+            self.metrics.push_queue[label] = sum(pool.waiting for pool in found)
+
     def _tell_expiry(self) -> None:
         for lane, made in self._made.items():
             if lane.provider == "apns":
                 self.metrics.push_certificate_expires[lane.app] = int(made.expires)
+
+
+async def _none() -> Mapping[str, Depth]:
+    return {}
 
 
 def _deferred(work: Awaitable[None]) -> Deferred[None]:

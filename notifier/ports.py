@@ -1,8 +1,8 @@
 """The seams: what the pipeline and the edges ask of the world, without saying who answers.
 edge/store.py answers over Redis, edge/memory.py in memory; one contract suite holds both (tests/contract)."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Final, Protocol
 
 from msgspec import Struct
 
@@ -178,6 +178,11 @@ class PushRequest(Struct, frozen=True, gc=False):
     push: Push
 
 
+# s: what a sender has looked at is too old to send by after so long, and so is a request that has not left so long
+# after `send` was called. Its phone may be another person's by then.
+FRESH: Final = 5.0
+
+
 class Provider(Protocol):
     """One provider, as one app is known there. `longest`: s that a `send` may take at most."""
 
@@ -185,31 +190,40 @@ class Provider(Protocol):
     def longest(self) -> float: ...
 
     def send(self, requests: Sequence[PushRequest]) -> Awaitable[Sequence[Outcome]]:
-        """Send; one outcome for each, in order. Never raises for what a provider or a network does."""
+        """Send; one outcome for each, in order. Never raises for what a provider or a network does.
+
+        What has not left within FRESH seconds comes back as not sent, and is looked at anew.
+        """
 
 
 class PushesRead(Struct, frozen=True):
     """Entries of a lane that are this process's to settle now; `lost`: ids deleted while pending.
 
-    `broken`: entries that nobody can read, as (id, what stood there). `after`: "" = that is all.
+    `broken`: entries that nobody can read, as (id, what stood there). `newer`: how many more are of a newer version,
+    which will claim them. `after`: "" = that is all.
     """
 
     entries: tuple[PushEntry, ...]
     broken: tuple[tuple[str, bytes], ...] = ()
     lost: tuple[str, ...] = ()
     after: str = ""
+    newer: int = 0
 
 
 class Looked(Struct, frozen=True):
     """What stands behind a push entry: the row, and the devices that are meant.
 
-    `strangers`: devices that the person is still listed with, while they are another's now.
+    `strangers`: devices that the person is still listed with, while they are another's now. `newer`: devices that
+    only a process of a newer version can read; they have no token here and are left to it. `damaged`: ids of the
+    person's own devices that nobody can read.
     """
 
     entry: PushEntry
     row: Row
     devices: tuple[Device, ...] = ()
     strangers: tuple[Device, ...] = ()
+    newer: tuple[Device, ...] = ()
+    damaged: tuple[str, ...] = ()
 
 
 class Look(Struct, frozen=True):
@@ -268,6 +282,10 @@ class PushLog(Protocol):
     def read(self, want: int) -> Awaitable[PushesRead]:
         """The next entries. Raises GroupLost."""
 
+    def keep(self, held: Mapping[str, int]) -> Awaitable[frozenset[str]]:
+        """Entries in hand, each with the ms since it was read or kept: those that are still this process's. They
+        count as touched now; nobody else takes them over for as long as after a read."""
+
     def look(self, entries: Sequence[PushEntry]) -> Awaitable[Look]:
         """What stands behind entries; in order, all of them."""
 
@@ -288,10 +306,22 @@ class PushLog(Protocol):
 
 
 class Woken(Struct, frozen=True, gc=False):
-    """What waking came to: entries `moved` to their lanes, and how many are `left` to come due."""
+    """What waking came to: entries `moved` to their lanes, and how many are `left` to come due.
+
+    `passed`: due too, but another version's, or not to be moved now; `buried`: what nobody can read.
+    """
 
     moved: int
     left: int
+    passed: int = 0
+    buried: int = 0
+
+
+class Tidied(Struct, frozen=True, gc=False):
+    """What tidying came to: why each entry was `buried` that was; `more`: there may be more of them."""
+
+    buried: tuple[str, ...]
+    more: bool
 
 
 class DueLog(Protocol):
@@ -300,34 +330,48 @@ class DueLog(Protocol):
     def wake(self) -> Awaitable[Woken]:
         """Bring what is due back to its lane; a part of it at a time."""
 
+    def tidy(self) -> Awaitable[Tidied]:
+        """Settle what nobody has taken from its lane until long after its deadline; a part of it at a time."""
+
     def wait(self, seconds: float) -> Awaitable[None]:
         """Return after so many seconds."""
 
 
 class DevicePage(Struct, frozen=True):
-    """Some of all (user, device) pairs; `after`: where the next page begins, "" = that was the last.
+    """Some of all (user, device) pairs; `after`: where the next page begins, "" = that was the last. `newer`: ids of
+    devices that only a newer version can read.
 
     As with SCAN, what is there all the time comes at least once.
     """
 
     pairs: tuple[tuple[str, Device], ...]
     after: str
+    newer: tuple[str, ...] = ()
 
 
 class Devices(Protocol):
     """Everybody's devices. A token is one device and belongs to one person."""
 
     def register(self, user: str, device: Device) -> Awaitable[bool]:
-        """The device is this person's now, and nobody else's; False: somebody else has registered it meanwhile.
+        """The device is this person's from now on, and nobody else's; False: somebody else has registered it meanwhile,
+        or it has been unregistered.
 
-        Whoever has more than the limit loses those registered longest ago.
+        When that was the store says, whatever `device.registered` is. Whoever has more than the limit loses those
+        registered longest ago.
         """
 
     def restore(self, user: str, device: Device) -> Awaitable[bool]:
-        """The same for a device out of a file; False too if somebody else has registered it since."""
+        """The same for a device out of a file, which keeps its time; False too if somebody else has registered it
+        since, or if its person has newer ones enough."""
 
     def unregister(self, user: str, device: str) -> Awaitable[bool]:
         """Take a device (by its id) off this person's list; False: it was not there. Another's stays."""
+
+    def rename(self, user: str, old: str, device: Device, ms: int) -> Awaitable[bool]:
+        """The device `old` has another token now, and is `device`; for `ms` that is known. False: it is another's."""
+
+    def renamed(self, user: str, device: str) -> Awaitable[str]:
+        """What has become of a device by `rename`; "" = nothing."""
 
     def of(self, user: str) -> Awaitable[tuple[Device, ...]]:
         """A person's devices, those registered longest ago first."""

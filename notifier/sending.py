@@ -1,7 +1,8 @@
 """The way out to phones, a batch at a time; the corridor behind handover.
 lane -> Sender.once -> provider, settled as done | later | forgotten | buried       later -> Due.once -> lane"""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Final, get_args
 
 import msgspec
@@ -9,13 +10,15 @@ from msgspec import Struct
 
 from notifier.core import inbox, lanes, outcomes
 from notifier.core.devices import device_id
-from notifier.core.gate import Gate, Moment
+from notifier.core.gate import ENVIRONMENTS, Gate, Moment
 from notifier.core.lanes import Lane, PushEntry
-from notifier.core.model import Delivery, Notification, Outcome, OutcomeKind
+from notifier.core.model import Delivery, Device, Environment, Notification, Outcome, OutcomeKind, Verdict
 from notifier.core.push import Push, Style, compose, notification
+from notifier.core.retry import postponed
 from notifier.core.text import LANGUAGES, Language, language
-from notifier.metrics import Metrics
+from notifier.metrics import CONNECTION_EVENTS, Metrics
 from notifier.ports import (
+    FRESH,
     Clock,
     Devices,
     DueLog,
@@ -28,17 +31,35 @@ from notifier.ports import (
     PushLog,
     PushRequest,
     Settlement,
+    Unavailable,
 )
 
 BATCH: Final = 100  # entries that are looked at, sent and settled together
 REDIS: Final = 10.0  # s that a batch may spend with Redis besides
-SETTLE_TRIES: Final = 3
 LOOK_TRIES: Final = 3
+MOST_BROKEN: Final = 10_000  # entries whose tries are counted
+BUG_PAUSE: Final = 60_000  # ms until what met a bug is tried again
+SETTLE_PAUSES: Final = (
+    1.0,
+    60.0,
+)  # s until what could not be settled twice is tried again: at first, and at most
+MOST_UNSETTLED: Final = 1000  # answered and not written down; with so many nothing more is read
+OTHERS_FIRST: Final = (
+    10.0  # s after Redis was away in which nothing is taken over: its holder is cut off as well
+)
+KEEP_PAGE: Final = 200
+RENAMES: Final = 3  # of one device that are followed, while a push for it waits
 DEPTH_EVERY: Final = 5.0
+TIDY_EVERY: Final = 60.0
+NEWER: Final = 60_000  # ms until another process may have come by that is new enough for a device
 BREAKER: Final = {"closed": 0, "half_open": 1, "open": 2}
 
 Report = Callable[[str], None]
 Chance = Callable[[], float]
+
+
+class TooOld(Unavailable):
+    """What was seen of entries is too old to send by."""
 
 
 class Looks(Struct, frozen=True):
@@ -61,7 +82,8 @@ class _Plan:
 
     def settlement(self, run: str) -> "_Unsettled":
         looked = self.looked
-        drop = None if self.buried else lanes.dropped(looked.row, bool(looked.devices))
+        meant = bool(looked.devices or looked.newer or looked.damaged)
+        drop = None if self.buried else lanes.dropped(looked.row, meant)
         settlement = Settlement(
             looked.entry, run, tuple(self.results), looked.strangers, self.buried, self.detail
         )
@@ -69,11 +91,54 @@ class _Plan:
 
 
 class _Unsettled(Struct):
-    """What is still to be written down, how often that failed, and why nothing was sent, if nothing had to be."""
+    """What is still to be written down, how often that failed and when it is tried again (by our clock), and why
+    nothing was sent, if nothing had to be. `alone`: in a call of its own, for a call it was in failed as a whole."""
 
     settlement: Settlement
     drop: lanes.Drop | None
     tries: int = 0
+    at: float = 0.0
+    alone: bool = False
+
+    @property
+    def id(self) -> str:
+        return self.settlement.entry.id
+
+    def failed(self, now: float) -> bool:
+        """Once more; True if that is to be told."""
+        first, longest = SETTLE_PAUSES
+        self.at = now + (min(longest, first * 2.0 ** min(self.tries, 30)) if self.tries else 0.0)
+        self.tries += 1
+        return self.tries & (self.tries - 1) == 0
+
+
+class _Ledger:
+    """What providers have answered and Redis would not write down. It is never sent again for that: settling alone is
+    repeated, for as long as this process lives."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, _Unsettled] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._waiting)
+
+    def __contains__(self, entry: str) -> bool:
+        return entry in self._waiting
+
+    def put(self, batch: Iterable[_Unsettled]) -> None:
+        self._waiting.update((one.id, one) for one in batch)
+
+    def take(self, now: float) -> Iterator[list[_Unsettled]]:
+        """Batches of those whose time has come, now in the hands of whoever asks."""
+        due = [one for one in self._waiting.values() if one.at <= now]
+        for one in due:
+            del self._waiting[one.id]
+        together = [one for one in due if not one.alone]
+        batches = [together[at : at + BATCH] for at in range(0, len(together), BATCH)]
+        return iter([*batches, *([one] for one in due if one.alone)])
 
 
 class Sender:
@@ -101,8 +166,10 @@ class Sender:
             ""  # where to go on in what was given to us before; None = nothing is left
         )
         self._hand: set[str] = set()
-        self._unsettled: list[_Unsettled] = []
-        self._again: list[PushEntry] = []
+        self._unsettled = _Ledger()
+        self._keep_at = 0.0
+        self._again: dict[str, tuple[PushEntry, float]] = {}  # with when it came into our hands
+        self._most = BATCH  # entries of one look, fewer while Redis is slow
         self._broken: dict[str, int] = {}  # how often what stands behind an entry could not be read
         self._depth_at = 0.0
 
@@ -112,49 +179,54 @@ class Sender:
         """One batch, from the stream to its settlement. True when there may be more at once."""
         try:
             await self._tell_depth()
-            if self._unsettled:
-                await self._settle_again()
-                return True
+            await self._settle_again(self.clock())
+            await self._keep_unsettled()
+            if len(self._unsettled) >= MOST_UNSETTLED:
+                return False
             return await self._batch()
         except GroupLost:
             self.report(f"lane {self.lane}: consumer group was gone, made again at 0")
             self.metrics.group_recreated += 1
             self._begun, self._history = False, ""
             return True
+        except TooOld:
+            raise
+        except Unavailable:
+            self._claim_at = max(self._claim_at, self.clock() + OTHERS_FIRST)
+            raise
 
     def drop(self) -> None:
         """Something went wrong: an answer may be lost, and with it what we were given."""
         self._history = ""
 
     async def release(self) -> None:
-        """Nothing to give back: what is pending here is taken over by others in time."""
+        """What is answered is written down, if it can be; what else is pending is taken over by others in time."""
+        await self._settle_again(float("inf"))
 
     # -- a batch
 
     async def _batch(self) -> bool:
-        state = self.gate.state(self.clock())
+        room, read = self.gate.room(self.clock(), self._most), 0
         self._tell_state()
-        want = self.gate.room(self.clock(), BATCH)
-        if not want:
+        if not room.entries:
             return False
-        trying = state == "half_open"
-        self.gate.trying += trying
         try:
-            entries, more = await self._take(want)
+            entries, more = await self._take(room.entries)
+            read = len(entries)
             if entries:
                 if more:
                     self.log.ring()
                 await self._handle(entries)
             return more or bool(entries)
         finally:
-            self.gate.trying -= trying
+            if room.trying:
+                self.gate.tried(read)
             self._tell_state()
 
     async def _take(self, want: int) -> tuple[list[PushEntry], bool]:
         """Entries to work on, now in hand, and whether there may be more."""
         if self._again:
-            entries, self._again = self._again[:want], self._again[want:]
-            return entries, bool(self._again)  # never left our hand
+            return await self._take_again(want), True
         if not self._begun:
             await self.log.create()
             self._begun = True
@@ -176,6 +248,19 @@ class Sender:
         entries = await self._received(read)
         return entries, len(read.entries) + len(read.broken) == want
 
+    async def _take_again(self, want: int) -> list[PushEntry]:
+        """Of what never left our hands that which is ours still: with the lane closed it may have lain for long, and
+        whoever lies long is taken for dead."""
+        part = dict(islice(self._again.items(), want))
+        for entry in part:
+            del self._again[entry]
+        now, mine = self.clock(), frozenset[str]()
+        try:
+            mine = await self.log.keep({name: int((now - since) * 1000) for name, (_, since) in part.items()})
+        finally:
+            self._hand.difference_update(part.keys() - mine)
+        return [entry for name, (entry, _) in part.items() if name in mine]
+
     async def _claim(self, want: int) -> PushesRead:
         at, self._claim_at = self._claim_at, self.clock() + self._claim_every
         read = await self.log.claim(self._idle_ms, want, self._claim_from)
@@ -188,6 +273,10 @@ class Sender:
         if read.lost:
             self.metrics.entries_lost += len(read.lost)
             self.report(f"lane {self.lane}: {len(read.lost)} entries were deleted before they were handled")
+        now = self.clock()
+        for entry in read.entries:
+            if entry.id in self._again:  # given to us once more: its idle time begins anew
+                self._again[entry.id] = (entry, now)
         fresh = [entry for entry in read.entries if entry.id not in self._hand]
         self._hand.update(entry.id for entry in fresh)
         try:
@@ -199,34 +288,71 @@ class Sender:
             self._hand.difference_update(entry.id for entry in fresh)
             raise
         self.metrics.push_entries[self.lane.label] += len(fresh)
+        self.metrics.push_newer += read.newer
         return fresh
 
     async def _handle(self, entries: Sequence[PushEntry]) -> None:
         """Look, send, settle. What does not get so far is out of hand again, and still pending."""
         began = self.clock()
-        kept: set[str] = set()
         try:
-            look = await self.log.look(entries)
-            found = [looked for looked in look.found if not self._is_left(looked, kept)]
+            look = await self._look(entries, began)
+            found = [looked for looked in look.found if not self._is_left(looked, began)]
             plans = [self._plan(looked, self._moment(look, began)) for looked in found]
             await self._send(plans, look, began)
-            kept |= await self._settle([plan.settlement(look.run) for plan in plans])
+            await self._settle([plan.settlement(look.run) for plan in plans])
         finally:
-            self._hand.difference_update({entry.id for entry in entries} - kept)
-            self._hand.update(one.settlement.entry.id for one in self._unsettled)
+            self._let_go(entry.id for entry in entries)
         self.metrics.push_batch_seconds.observe(self.clock() - began)
 
-    def _is_left(self, looked: Looked, kept: set[str]) -> bool:
+    async def _look(self, entries: Sequence[PushEntry], began: float) -> Look:
+        """What stands behind entries. Raises TooOld: Redis was slow, or this process was stopped, and the entries may
+        be another's now, the devices too."""
+        look = await self.log.look(entries)
+        if any(map(self._may_be_renamed, look.found)):
+            found = [await self._followed(looked) for looked in look.found]
+            look = msgspec.structs.replace(look, found=tuple(found))
+        took = self.clock() - began
+        if took > FRESH:
+            self._most = max(1, len(entries) // 2)
+            raise TooOld(f"looking behind {len(entries)} pushes took {took:.1f} s; they are looked at again")
+        self._most = min(BATCH, 2 * self._most)
+        return look
+
+    def _may_be_renamed(self, looked: Looked) -> bool:
+        """A retry names its device, and its device is not there: a gateway may have renamed it meanwhile."""
+        named = looked.entry.device and looked.row.standing == "row" and self.lane.provider == "fcm"
+        return bool(named) and not (looked.devices or looked.strangers or looked.newer or looked.damaged)
+
+    async def _followed(self, looked: Looked) -> Looked:
+        """What stands behind an entry under the name that its device has now."""
+        for _ in range(RENAMES):
+            if not self._may_be_renamed(looked):
+                break
+            entry = looked.entry
+            now = await self.devices.renamed(entry.user, entry.device)
+            if not now:
+                break
+            looked = (await self.log.look([msgspec.structs.replace(entry, device=now)])).found[0]
+        return looked
+
+    def _let_go(self, entries: Iterable[str]) -> None:
+        """Out of hand, but for what is to be looked at again or settled."""
+        self._hand.difference_update(
+            entry for entry in entries if entry not in self._again and entry not in self._unsettled
+        )
+
+    def _is_left(self, looked: Looked, now: float) -> bool:
         """Whether this is not the last look at something broken. The second one follows at once, for what failed in
         passing; for the third the entry stays pending, and is claimed once it has been idle."""
         entry, row = looked.entry, looked.row
         tries = self._broken.pop(entry.id, 0) + 1
         if row.standing != "broken" or tries >= LOOK_TRIES:
             return False
+        if len(self._broken) >= MOST_BROKEN:
+            self._broken.clear()  # what is broken for ever is counted anew, and buried a little later
         self._broken[entry.id] = tries
         if tries == 1:
-            self._again.append(entry)
-            kept.add(entry.id)
+            self._again[entry.id] = (entry, now)
         else:
             self.report(f"lane {self.lane}: entry {entry.id} cannot be sent: {row.record}")
         return True
@@ -271,6 +397,21 @@ class Sender:
                 plan.asked.append(PushRequest(delivery, push))
             else:
                 plan.results.append(Judged(delivery, held))
+        self._leave(plan, now)
+
+    def _leave(self, plan: _Plan, now: Moment) -> None:
+        """Devices that only a newer process can read wait until one comes by; a deadline ends that too. One that nobody
+        can read gets nothing, which is told in the dead letters."""
+        looked = plan.looked
+        for device in looked.newer:
+            delivery = looked.entry.delivery(device, looked.row.seq)
+            why = "no process of a version that can read this device has come by until the deadline"
+            plan.results.append(Judged(delivery, postponed(delivery, now.ms + NEWER, "expired", why)))
+        self.metrics.push_newer += len(looked.newer)
+        for name in looked.damaged:
+            device = Device(name, self.lane.provider, self.lane.app, "", 0)
+            told = Verdict("bury", reason="unreadable", detail="what is stored of this device is damaged")
+            plan.results.append(Judged(looked.entry.delivery(device, looked.row.seq), told))
 
     def _told(self, looked: Looked) -> Notification:
         row = looked.row
@@ -291,11 +432,23 @@ class Sender:
         for plan in plans:
             for request in plan.asked:
                 outcome = next(answers)
-                verdict = self.gate.judge(request.delivery, outcome, sent, now, self.chance())
+                verdict = self._judge(request.delivery, outcome, sent, now)
                 plan.results.append(Judged(request.delivery, verdict, outcomes.label(outcome)))
                 self._count_answer(plan.looked.entry, outcome, now)
                 if outcome.replacement_token:
                     await self._rename(request.delivery, outcome.replacement_token)
+
+    def _judge(self, delivery: Delivery, outcome: Outcome, sent: Moment, now: Moment) -> Verdict:
+        try:
+            return self.gate.judge(delivery, outcome, sent, now, self.chance())
+        except (
+            Exception
+        ) as error:  # a bug: what has been sent must be settled, or all of the batch is sent again
+            self.metrics.push_bugs += 1
+            self.report(f"lane {self.lane}: {outcome!r} met a bug: {type(error).__name__}: {error}")
+            if outcome.kind == "delivered":
+                return Verdict("done")
+            return Verdict("later", now.ms + BUG_PAUSE, delivery.tries, delivery.free, delivery.doubts)
 
     async def _rename(self, delivery: Delivery, token: str) -> None:
         """The provider knows this device by another token now (gateways that speak the older JSON say so).
@@ -304,9 +457,9 @@ class Sender:
         """
         old = delivery.device
         renamed = msgspec.structs.replace(old, id=device_id(token), token=token)
+        longest = max((style.ttl for style in self.looks.styles.values()), default=Style().ttl)
         try:
-            if await self.devices.restore(delivery.user, renamed):
-                await self.devices.unregister(delivery.user, old.id)
+            await self.devices.rename(delivery.user, old.id, renamed, 1000 * longest)
         except Exception as error:  # the old token still works; what was sent must not be sent again for this
             self.report(f"lane {self.lane}: a device could not be renamed: {type(error).__name__}: {error}")
 
@@ -324,39 +477,56 @@ class Sender:
 
     # -- what became of it
 
-    async def _settle(self, batch: Sequence[_Unsettled]) -> set[str]:
-        """Settle; the ids that stay in hand: those to be looked at again, and those whose settlement failed."""
+    async def _settle(self, batch: Sequence[_Unsettled]) -> None:
+        """Settle. What has been answered is not forgotten if that fails, or each hiccup would ring phones twice."""
+        now = self.clock()
         try:
             states = (await self.log.settle([one.settlement for one in batch])).states
-        except Exception:
-            # What was sent is not forgotten for that: it is settled as soon as Redis is back.
-            self._unsettled += batch
+        except Unavailable:
+            self._unsettled.put(batch)
             raise
-        kept: set[str] = set()
+        except Exception as error:  # one that nobody takes must not keep the others from being written down
+            for one in batch:
+                one.alone = True
+                if len(batch) == 1:
+                    self._not_settled(one, f"{type(error).__name__}: {error}")
+            self._unsettled.put(batch)
+            return
         for one, state in zip(batch, states, strict=True):
-            entry = one.settlement.entry
             if state == "done":
                 self._count_done(one)
             elif state == "again":
-                self._again.append(entry)
-                kept.add(entry.id)
-            elif state != "gone" and self._is_kept(one, state):
-                kept.add(entry.id)
-        return kept
+                self._again[one.id] = (one.settlement.entry, now)
+            elif state != "gone":
+                self._not_settled(one, state)
+                self._unsettled.put([one])
 
-    def _is_kept(self, one: _Unsettled, error: str) -> bool:
-        one.tries += 1
+    def _not_settled(self, one: _Unsettled, error: str) -> None:
         self.metrics.push_settle_failures += 1
-        self.report(f"lane {self.lane}: entry {one.settlement.entry.id} was not settled: {error}")
-        if one.tries >= SETTLE_TRIES:
-            return False  # it stays pending, and is claimed once more when it has been idle
-        self._unsettled.append(one)
-        return True
+        if one.failed(self.clock()):
+            self.report(f"lane {self.lane}: entry {one.id} was not settled ({one.tries} tries): {error}")
 
-    async def _settle_again(self) -> None:
-        batch, self._unsettled = self._unsettled, []
-        kept = await self._settle(batch)
-        self._hand.difference_update({one.settlement.entry.id for one in batch} - kept)
+    async def _settle_again(self, now: float) -> None:
+        batches = self._unsettled.take(now)
+        for batch in batches:
+            try:
+                await self._settle(batch)
+            except Unavailable:
+                for rest in batches:
+                    self._unsettled.put(rest)
+                raise
+            finally:
+                self._let_go(one.id for one in batch)
+
+    async def _keep_unsettled(self) -> None:
+        """What waits to be settled is not to be taken over: whoever did would send it again."""
+        now = self.clock()
+        if now < self._keep_at:
+            return
+        self._keep_at = now + self._idle_ms / 3000
+        left = iter(list(self._unsettled))
+        while part := list(islice(left, KEEP_PAGE)):
+            await self.log.keep(dict.fromkeys(part, 0))
 
     # -- what is told
 
@@ -387,8 +557,12 @@ class Sender:
 
     def _tell_state(self) -> None:
         now, label = self.clock(), self.lane.label
-        self.metrics.push_breaker[label] = BREAKER[self.gate.state(now)]
+        for environment in environments(self.lane):
+            state = self.gate.state(now, environment)
+            self.metrics.push_breaker[f"{label} {environment}"] = BREAKER[state]
         self.metrics.push_suspended[label] = self.gate.suspended(now)
+        self.gate.unsettled[id(self)] = len(self._unsettled)
+        self.metrics.push_unsettled[label] = sum(self.gate.unsettled.values())
 
     async def _tell_depth(self) -> None:
         now = self.clock()
@@ -405,9 +579,10 @@ class Due:
 
     owned = True
 
-    def __init__(self, log: DueLog, metrics: Metrics) -> None:
-        self._due, self.metrics = log, metrics
+    def __init__(self, log: DueLog, metrics: Metrics, clock: Clock) -> None:
+        self._due, self.metrics, self.clock = log, metrics, clock
         self._left = 0
+        self._tidy_at = 0.0
 
     @property
     def log(self) -> "Due":
@@ -416,9 +591,25 @@ class Due:
     async def once(self) -> bool:
         """One part. True when there may be more at once."""
         woken = await self._due.wake()
+        self.metrics.push_due += woken.left - self._left
         self._left = woken.left
         self.metrics.push_woken += woken.moved
-        return woken.moved > 0
+        self.metrics.push_newer += woken.passed
+        self.metrics.dead_letters.count("unreadable", woken.buried)
+        return await self._tidy() or woken.moved > 0
+
+    async def _tidy(self) -> bool:
+        """True when there may be more at once."""
+        now = self.clock()
+        if now < self._tidy_at:
+            return False
+        self._tidy_at = now + TIDY_EVERY  # also when it fails: what is due is not to wait for that
+        tidied = await self._due.tidy()
+        for reason in tidied.buried:
+            self.metrics.dead_letters.count(reason)
+        if tidied.more:
+            self._tidy_at = now
+        return tidied.more
 
     async def wait(self, seconds: float) -> None:
         """So long while something is to come due, else a second."""
@@ -429,6 +620,11 @@ class Due:
 
     async def release(self) -> None:
         """Nothing to give back."""
+
+
+def environments(lane: Lane) -> tuple[Environment, ...]:
+    """Where devices of a lane are reached: Apple has a host of its own for development builds."""
+    return ENVIRONMENTS if lane.provider == "apns" else ENVIRONMENTS[:1]
 
 
 def labels(known: Iterable[Lane]) -> dict[str, tuple[str, ...]]:
@@ -445,8 +641,13 @@ def labels(known: Iterable[Lane]) -> dict[str, tuple[str, ...]]:
         "push_drops": tuple(f"{name} {reason}" for name in names for reason in lanes.DROPS),
         "push_retries": names,
         "push_forgotten": names,
-        "push_backlog": names,
-        "push_breaker": names,
+        "push_backlog": (*names, *lanes.UNCONFIGURED),
+        "push_unsettled": names,
+        "push_connection_events": tuple(f"{name} {event}" for name in names for event in CONNECTION_EVENTS),
+        "push_connections": names,
+        "push_streams": names,
+        "push_queue": names,
+        "push_breaker": tuple(f"{lane.label} {each}" for lane in found for each in environments(lane)),
         "push_suspended": names,
         "push_certificate_expires": tuple(lane.app for lane in found if lane.provider == "apns"),
     }

@@ -41,7 +41,7 @@ from notifier.edge.loop import Loop, share
 from notifier.edge.minder import Minder
 from notifier.edge.nest import Entrance
 from notifier.edge.notify import Systemd
-from notifier.edge.push_store import RedisDevices
+from notifier.edge.push_store import RedisDevices, RedisLanes
 from notifier.edge.redis import Address, Connection, ReplyError, Subscription
 from notifier.edge.reload import Reload, read_keys
 from notifier.edge.signals import die_of, on_signal
@@ -168,7 +168,7 @@ class House(Service):
         self.devices = RedisDevices(self.calls, self.scripts, self.rules)
         self.phones = Phones(
             self.reactor, config, self.sends, self.scripts, self.rules, self.devices, lambda: self.slot.name,
-            metrics, _report,
+            metrics, _report, lambda: self.slot.processes, RedisLanes(self.calls, self.rules).depths,
         )  # fmt: skip
         heard = self.phones.doorbells.heard if self.phones.lanes else None
         self.bus = RedisBus(self.subscription, redis.shards, self.incarnation, metrics, heard)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -46,6 +47,16 @@ class SandboxProcess:
         assert self._process is not None
         self._process.terminate()
         self._process.wait(10)
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay open, the kernel accepts more, nothing is answered."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def toml(self, app: str = "demo") -> str:
         """An app of the configuration that sends to this sandbox."""

@@ -49,7 +49,7 @@ class House:
         self.reader = Reader(self.world)
         self.metrics = Metrics({"dead_letters": BURIALS, **labels([APNS, FCM])})
         self.said: list[str] = []
-        self.due = Due(MemoryDue(self.server, 0, lambda seconds: Deferred()), self.metrics)
+        self.due = Due(MemoryDue(self.server, 0, lambda seconds: Deferred()), self.metrics, self.clock)
         self.waits: list[float] = []
         self.events = 0
 
@@ -72,7 +72,7 @@ class House:
 
     def enlist(self, user: str, *devices: Device) -> None:
         for device in devices:
-            assert now(self.world.devices().register(user, device))
+            assert now(self.world.devices().restore(user, device))
 
     def comment(self, *to: str, thing: str = "1") -> str:
         self.events += 1
@@ -117,8 +117,8 @@ def test_one_provider_down_leaves_the_other_flat_and_loses_nothing() -> None:
         assert len(google.sent) == tick + 1
         house.pass_(0.1)
     assert len(apple.sent) < 40, "who is down is not hammered"
-    assert house.metrics.push_breaker["demo apns"] > 0
-    assert house.metrics.push_breaker["demo fcm"] == 0
+    assert house.metrics.push_breaker["demo apns production"] > 0
+    assert house.metrics.push_breaker["demo fcm production"] == 0
     assert house.left(FCM) == 0
     apple.answer, arrived = (lambda _: OK), len(apple.sent)
     for _ in range(2_000):
@@ -129,7 +129,7 @@ def test_one_provider_down_leaves_the_other_flat_and_loses_nothing() -> None:
     assert len(apple.sent) - arrived == len(wanted), "nothing came twice"
     assert house.letters() == []
     assert (house.left(), house.waiting()) == (0, [])
-    assert house.metrics.push_breaker["demo apns"] == 0
+    assert house.metrics.push_breaker["demo apns production"] == 0
 
 
 def test_while_the_breaker_is_open_nothing_is_read() -> None:
@@ -514,7 +514,7 @@ def test_due_waits_longer_while_nothing_is_to_come() -> None:
         done.callback(None)
         return done
 
-    due = Due(MemoryDue(house.server, 0, wait), house.metrics)
+    due = Due(MemoryDue(house.server, 0, wait), house.metrics, house.clock)
     now(due.once())
     now(_of(due.wait(0.25)))
     house.enlist(U, phone())
@@ -523,6 +523,7 @@ def test_due_waits_longer_while_nothing_is_to_come() -> None:
     now(due.once())
     now(_of(due.wait(0.25)))
     assert waited == [1.0, 0.25]
+    assert house.metrics.push_due == 1
     house.pass_(10)
     assert now(due.once())
     assert house.metrics.push_woken == 1

@@ -1,7 +1,10 @@
 /* A push server as fast as nghttp2 can be: answers requests to APNs and FCM over TLS on one epoll thread.
  *
  * Every push is answered at once, with 200 and its apns-id, or a name as FCM gives one; every ERROR_EVERYth with 410
- * (APNs) or 404 (FCM) and the JSON that belongs to it. Nothing is checked.
+ * (APNs) or 404 (FCM) and the JSON that belongs to it. Nothing is checked. Who connects without ALPN is asking for an
+ * access token, over HTTP/1.1, and gets one.
+ * What arrived is counted: a body may name its event by "object_id":"0123456789" and the moment at which the event was
+ * due by TS= and 19 digits (CLOCK_MONOTONIC, ns). Whoever connects to CONTROL_PORT reads the counts as JSON.
  * Build: gcc -O2 -o apns apns.c -lnghttp2 -lssl -lcrypto
  */
 #define _GNU_SOURCE
@@ -14,21 +17,28 @@
 #include <openssl/ssl.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { MOST_EVENTS = 256, CHUNK = 65536, RECORD = 16384, ID = 36, READS_IN_A_TURN = 8 };
+enum {
+    MOST_EVENTS = 256, CHUNK = 65536, RECORD = 16384, ID = 36, READS_IN_A_TURN = 8,
+    TEXT = 2048,           /* of a body, where the names are looked for */
+    QUESTION = 16384,      /* for an access token, with its head */
+    SERIAL_DIGITS = 10, STAMP_DIGITS = 19,
+};
 
 struct stream {
-    char id[ID];
-    size_t id_length, sent;
+    size_t id_length, sent, text_length;
     bool fcm;
     const char *body;
+    char id[ID], text[TEXT];  /* behind what is cleared */
 };
 
 struct connection {
@@ -38,6 +48,8 @@ struct connection {
     uint8_t *unsent;
     size_t unsent_length, unsent_room;
     uint32_t events;
+    char *question;  /* instead of a session: what was sent over HTTP/1.1 */
+    size_t question_length;
 };
 
 static const char GONE[] = "{\"reason\":\"Unregistered\",\"timestamp\":1790000000000}";
@@ -46,8 +58,12 @@ static const char UNREGISTERED[] =
     "{\"error\":{\"code\":404,\"message\":\"Requested entity was not found.\",\"status\":\"NOT_FOUND\",\"details\":[{"
     "\"@type\":\"type.googleapis.com/google.firebase.fcm.v1.FcmError\",\"errorCode\":\"UNREGISTERED\"}]}}";
 
+static const char GRANT[] =
+    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 80\r\nConnection: close\r\n\r\n"
+    "{\"access_token\":\"ya29.bench-0123456789\",\"expires_in\":3599,\"token_type\":\"Bearer\"}";
+
 static unsigned long long requests;
-static long streams, error_every;
+static long streams, error_every, open_connections;
 static int poller;
 static SSL_CTX *papers;
 
@@ -60,12 +76,117 @@ static void fail(const char *what)
     exit(1);
 }
 
+/* ---- what is counted ---- */
+
+/* A log-linear histogram as the generator's: 128 steps for each doubling, an error below 0.8 %. */
+enum { STEPS_BITS = 7, STEPS = 1 << STEPS_BITS, BUCKETS = (64 - STEPS_BITS) * STEPS };
+
+static struct {
+    unsigned long long once, again, unnamed;
+    uint8_t *seen;             /* a bit for each event */
+    size_t room;               /* bytes of it */
+    uint64_t latency[BUCKETS], latency_count, latency_max;  /* since somebody looked */
+} arrived;
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
+}
+
+static void record_latency(uint64_t value)
+{
+    unsigned shift = value < STEPS ? 0 : 63u - (unsigned)__builtin_clzll(value) - STEPS_BITS;
+    arrived.latency[value < STEPS ? value : (shift + 1) * STEPS + (value >> shift) - STEPS]++;
+    arrived.latency_count++;
+    if (value > arrived.latency_max)
+        arrived.latency_max = value;
+}
+
+static double latency_us(double share)
+{
+    uint64_t rank = (uint64_t)(share * (double)(arrived.latency_count - 1)) + 1, passed = 0;
+    for (unsigned at = 0; at < BUCKETS; at++) {
+        if ((passed += arrived.latency[at]) < rank)
+            continue;
+        unsigned shift = at < STEPS ? 0 : at / STEPS - 1;
+        return (double)((uint64_t)(at < STEPS ? at : at % STEPS + STEPS) << shift) / 1e3;
+    }
+    return (double)arrived.latency_max / 1e3;
+}
+
+/* The number of so many digits behind `name`; false if there is none. */
+static bool number_after(const struct stream *stream, const char *name, int digits, uint64_t *number)
+{
+    const char *at = memmem(stream->text, stream->text_length, name, strlen(name));
+    if (!at || at + strlen(name) + digits > stream->text + stream->text_length)
+        return false;
+    at += strlen(name);
+    for (*number = 0; digits--; at++) {
+        if (*at < '0' || *at > '9')
+            return false;
+        *number = *number * 10 + (uint64_t)(*at - '0');
+    }
+    return true;
+}
+
+static void mark_seen(uint64_t event)
+{
+    size_t byte = event / 8, room = arrived.room ? arrived.room : 1 << 16;
+    while (room <= byte)
+        room *= 2;
+    if (room > arrived.room) {
+        arrived.seen = realloc(arrived.seen, room);
+        if (!arrived.seen)
+            fail("memory");
+        memset(arrived.seen + arrived.room, 0, room - arrived.room);
+        arrived.room = room;
+    }
+    uint8_t bit = (uint8_t)(1 << event % 8);
+    if (arrived.seen[byte] & bit)
+        arrived.again++;
+    else
+        arrived.once++;
+    arrived.seen[byte] |= bit;
+}
+
+static void note_arrival(const struct stream *stream)
+{
+    uint64_t event, stamp, now = now_ns();
+    if (number_after(stream, "\"object_id\":\"", SERIAL_DIGITS, &event))
+        mark_seen(event);
+    else
+        arrived.unnamed++;
+    if (number_after(stream, "TS=", STAMP_DIGITS, &stamp) && stamp <= now)
+        record_latency(now - stamp);
+}
+
+static void tell(int socket)
+{
+    char text[512];
+    double has = arrived.latency_count ? 1 : 0;
+    int length = snprintf(text, sizeof text,
+                          "{\"once\": %llu, \"again\": %llu, \"unnamed\": %llu, \"connections\": %ld, "
+                          "\"timed\": %llu, \"p50_us\": %.1f, \"p99_us\": %.1f, \"max_us\": %.1f}\n",
+                          arrived.once, arrived.again, arrived.unnamed, open_connections,
+                          (unsigned long long)arrived.latency_count, has ? latency_us(0.5) : 0,
+                          has ? latency_us(0.99) : 0, (double)arrived.latency_max / 1e3);
+    if (send(socket, text, (size_t)length, MSG_NOSIGNAL) != length)
+        perror("apns: control");
+    close(socket);
+    memset(arrived.latency, 0, sizeof arrived.latency);
+    arrived.latency_count = arrived.latency_max = 0;
+}
+
 /* ---- requests and answers ---- */
 
 static int begun(nghttp2_session *session, const nghttp2_frame *frame, void *unused)
 {
     (void)unused;
-    struct stream *stream = calloc(1, sizeof *stream);
+    struct stream *stream = malloc(sizeof *stream);
+    if (stream)
+        memset(stream, 0, offsetof(struct stream, id));
     return stream && !nghttp2_session_set_stream_user_data(session, frame->hd.stream_id, stream)
                ? 0 : NGHTTP2_ERR_CALLBACK_FAILURE;
 }
@@ -85,6 +206,19 @@ static int header(nghttp2_session *session, const nghttp2_frame *frame, const ui
         stream->id_length = length;
     } else if (stream && is(":path", name, name_length)) {
         stream->fcm = length > 4 && !memcmp(value, "/v1/", 4);
+    }
+    return 0;
+}
+
+static int body_part(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *data, size_t length,
+                     void *unused)
+{
+    (void)flags, (void)unused;
+    struct stream *stream = nghttp2_session_get_stream_user_data(session, id);
+    if (stream) {
+        size_t room = TEXT - stream->text_length, part = length < room ? length : room;
+        memcpy(stream->text + stream->text_length, data, part);
+        stream->text_length += part;
     }
     return 0;
 }
@@ -131,7 +265,10 @@ static int received(nghttp2_session *session, const nghttp2_frame *frame, void *
     if (!request || !(frame->hd.flags & NGHTTP2_FLAG_END_STREAM))
         return 0;
     struct stream *stream = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
-    return stream ? answer(session, frame->hd.stream_id, stream) : 0;
+    if (!stream)
+        return 0;
+    note_arrival(stream);
+    return answer(session, frame->hd.stream_id, stream);
 }
 
 static int closed(nghttp2_session *session, int32_t id, uint32_t code, void *unused)
@@ -155,10 +292,13 @@ static void want(struct connection *connection, uint32_t events)
 static void end(struct connection *connection)
 {
     epoll_ctl(poller, EPOLL_CTL_DEL, connection->socket, NULL);
+    if (connection->session)
+        open_connections--;
     nghttp2_session_del(connection->session);
     SSL_free(connection->tls);
     close(connection->socket);
     free(connection->unsent);
+    free(connection->question);
     free(connection);
 }
 
@@ -225,18 +365,64 @@ static bool shake_hands(struct connection *connection)
     return why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE;
 }
 
-static void serve(struct connection *connection)
+static void begin(struct connection *connection, const nghttp2_session_callbacks *callbacks)
+{
+    const unsigned char *protocol;
+    unsigned int length;
+    SSL_get0_alpn_selected(connection->tls, &protocol, &length);
+    if (!length) {
+        connection->question = calloc(1, QUESTION + 1);
+        if (!connection->question)
+            fail("memory");
+        return;
+    }
+    nghttp2_session_server_new(&connection->session, callbacks, connection);
+    nghttp2_settings_entry most = {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, (uint32_t)streams};
+    nghttp2_submit_settings(connection->session, 0, &most, 1);
+    open_connections++;
+}
+
+/* True while more of the question is to come; it is answered when it is whole. */
+static bool grant(struct connection *connection)
+{
+    int got;
+    while ((got = SSL_read(connection->tls, connection->question + connection->question_length,
+                           (int)(QUESTION - connection->question_length))) > 0)
+        connection->question_length += (size_t)got;
+    int why = SSL_get_error(connection->tls, got);
+    ERR_clear_error();
+    if (why != SSL_ERROR_WANT_READ)
+        return false;
+    const char *body = strstr(connection->question, "\r\n\r\n");
+    const char *size = strcasestr(connection->question, "\ncontent-length:");
+    if (!body || (size && strlen(body + 4) < strtoul(size + 16, NULL, 10)))
+        return true;
+    SSL_write(connection->tls, GRANT, sizeof GRANT - 1);
+    SSL_shutdown(connection->tls);
+    return false;
+}
+
+static bool push_or_grant(struct connection *connection)
+{
+    if (connection->question)
+        return grant(connection);
+    return receive(connection) && send_all(connection)
+        && (nghttp2_session_want_read(connection->session) || nghttp2_session_want_write(connection->session));
+}
+
+static void serve(struct connection *connection, const nghttp2_session_callbacks *callbacks)
 {
     bool well = SSL_is_init_finished(connection->tls) || shake_hands(connection);
     if (well && SSL_is_init_finished(connection->tls)) {
-        well = receive(connection) && send_all(connection)
-            && (nghttp2_session_want_read(connection->session) || nghttp2_session_want_write(connection->session));
+        if (!connection->session && !connection->question)
+            begin(connection, callbacks);
+        well = push_or_grant(connection);
     }
     if (!well)
         end(connection);
 }
 
-static void accept_all(int listener, const nghttp2_session_callbacks *callbacks)
+static void accept_all(int listener)
 {
     for (int one = 1, socket; (socket = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0;) {
         setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
@@ -247,9 +433,6 @@ static void accept_all(int listener, const nghttp2_session_callbacks *callbacks)
         connection->tls = SSL_new(papers);
         SSL_set_fd(connection->tls, socket);
         SSL_set_accept_state(connection->tls);
-        nghttp2_session_server_new(&connection->session, callbacks, connection);
-        nghttp2_settings_entry most = {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, (uint32_t)streams};
-        nghttp2_submit_settings(connection->session, 0, &most, 1);
         want(connection, EPOLLIN);
     }
 }
@@ -291,33 +474,46 @@ static nghttp2_session_callbacks *make_callbacks(void)
     nghttp2_session_callbacks_new(&made);
     nghttp2_session_callbacks_set_on_begin_headers_callback(made, begun);
     nghttp2_session_callbacks_set_on_header_callback(made, header);
+    nghttp2_session_callbacks_set_on_data_chunk_recv_callback(made, body_part);
     nghttp2_session_callbacks_set_on_frame_recv_callback(made, received);
     nghttp2_session_callbacks_set_on_stream_close_callback(made, closed);
     return made;
 }
 
-int main(int count, char **arguments)
+static void watch(int listener, void *mark)
 {
-    if (count != 5) {
-        fputs("apns PORT PEM STREAMS ERROR_EVERY: PEM holds chain and key; ERROR_EVERY 0: all is well\n", stderr);
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = mark};
+    epoll_ctl(poller, EPOLL_CTL_ADD, listener, &event);
+}
+
+int main(int words, char **word)
+{
+    if (words != 6) {
+        fputs("apns PORT CONTROL_PORT PEM STREAMS ERROR_EVERY: PEM holds chain and key; ERROR_EVERY 0: all is well\n",
+              stderr);
         return 2;
     }
-    streams = atol(arguments[3]);
-    error_every = atol(arguments[4]);
+    streams = atol(word[4]);
+    error_every = atol(word[5]);
     signal(SIGPIPE, SIG_IGN);
-    load_papers(arguments[2]);
+    load_papers(word[3]);
     nghttp2_session_callbacks *callbacks = make_callbacks();
-    int listener = listen_on(atoi(arguments[1]));
+    int listener = listen_on(atoi(word[1])), control = listen_on(atoi(word[2]));
     poller = epoll_create1(0);
-    struct epoll_event event = {.events = EPOLLIN}, happened[MOST_EVENTS];
-    epoll_ctl(poller, EPOLL_CTL_ADD, listener, &event);
+    watch(listener, NULL);
+    watch(control, &arrived);
+    struct epoll_event happened[MOST_EVENTS];
     for (;;) {
         int ready = epoll_wait(poller, happened, MOST_EVENTS, -1);
         for (int at = 0; at < ready; at++) {
-            if (happened[at].data.ptr)
-                serve(happened[at].data.ptr);
-            else
-                accept_all(listener, callbacks);
+            if (happened[at].data.ptr == &arrived) {
+                for (int socket; (socket = accept(control, NULL, NULL)) >= 0;)
+                    tell(socket);
+            } else if (happened[at].data.ptr) {
+                serve(happened[at].data.ptr, callbacks);
+            } else {
+                accept_all(listener);
+            }
         }
     }
 }

@@ -46,6 +46,7 @@ enum {
 };
 static const uint64_t SECOND = 1000000000ull;
 static const uint64_t ACK_WITHIN = 100000000ull;
+static const uint64_t LATE = 100000000ull;
 
 /* What epoll hands back for the two descriptors that are no connection. */
 static const uint32_t PUBLISHER = UINT32_MAX, TICKER = UINT32_MAX - 1;
@@ -63,10 +64,11 @@ static struct {
     int port, publish_port;
     const char *path, *tokens, *header, *template, *label;
     uint32_t in_flight;
-    double connect_limit, settle, idle, warm, measured, drain_limit;
+    double connect_limit, settle, idle, warm, measured, drain_limit, report_every;
     double rate, tick_us;
+    struct { double from, length, factor; } rush;
     long window, burst;
-    uint32_t fan_out, hot_users;
+    uint32_t fan_out, hot_users, people;
     bool verbose;
     struct group groups[MOST_GROUPS];
     int group_count;
@@ -79,7 +81,7 @@ static struct {
 static const char USAGE[] =
     "generator -p PORT [options]: one run of WebSocket load, reported as one JSON object\n"
     "clients\n"
-    "  -n COUNT   connections (100); connection i is user i\n"
+    "  -n COUNT   connections (100); connection i is user i; 0: the run only publishes\n"
     "  -p PORT    WebSocket server on 127.0.0.1\n"
     "  -A FILE    tokens, one JWT a line, line i for user i (notifier.v1 needs them)\n"
     "  -F         bare peer: no token, no acks; counts frames that hold TS=\n"
@@ -97,10 +99,13 @@ static const char USAGE[] =
     "  -b COUNT   closed loop: events in one burst (100)\n"
     "  -f COUNT   deliveries of one event (1; all connections if the template names no user)\n"
     "  -k COUNT   hot users: publish to the first COUNT users only\n"
+    "  -a COUNT   people: publish to so many users, of whom only the first ones are connected\n"
+    "  -B FROM,SECS,FACTOR  open loop: so many times the rate, from FROM s of the measured time on\n"
     "run\n"
     "  -s SECS    settle after connecting (0.5)      -i SECS   stay idle before memory is measured (0)\n"
     "  -o SECS    warm-up (1)                        -d SECS   measured time (4; 0: connect only)\n"
     "  -x SECS    drain for at most (8)\n"
+    "  -I SECS    a JSON line for each SECS from the warm-up on, before the report\n"
     "  -P NAME=PID,PID  CPU and memory of these processes, reported under NAME (repeatable)\n"
     "  -l LABEL   copied into the report             -v        print every frame to stderr\n";
 
@@ -193,7 +198,10 @@ static double group_sum(const struct group *group, double (*measure)(int pid))
 /* ---- latency: a log-linear histogram, 128 steps for each doubling (an error below 0.8 %) ---------------------- */
 
 enum { STEPS_BITS = 7, STEPS = 1 << STEPS_BITS, BUCKETS = (64 - STEPS_BITS) * STEPS };
-static uint64_t latency[BUCKETS], latency_count, latency_max;
+struct histogram {
+    uint64_t buckets[BUCKETS], count, max, late;
+};
+static struct histogram latency, recent;  /* of the measured time; since the last line of -I */
 
 static unsigned bucket_of(uint64_t value)
 {
@@ -211,23 +219,24 @@ static uint64_t value_of(unsigned bucket)
     return (uint64_t)(bucket % STEPS + STEPS) << shift;
 }
 
-static void record_latency(uint64_t nanoseconds)
+static void record_latency(struct histogram *histogram, uint64_t nanoseconds)
 {
-    latency[bucket_of(nanoseconds)]++;
-    latency_count++;
-    if (nanoseconds > latency_max)
-        latency_max = nanoseconds;
+    histogram->buckets[bucket_of(nanoseconds)]++;
+    histogram->count++;
+    histogram->late += nanoseconds > LATE;
+    if (nanoseconds > histogram->max)
+        histogram->max = nanoseconds;
 }
 
-static double latency_us(double share)
+static double latency_us(const struct histogram *histogram, double share)
 {
-    if (!latency_count)
+    if (!histogram->count)
         return NAN;
-    uint64_t rank = (uint64_t)(share * (double)(latency_count - 1)) + 1, seen = 0;
+    uint64_t rank = (uint64_t)(share * (double)(histogram->count - 1)) + 1, seen = 0;
     for (unsigned bucket = 0; bucket < BUCKETS; bucket++)
-        if ((seen += latency[bucket]) >= rank)
+        if ((seen += histogram->buckets[bucket]) >= rank)
             return (double)value_of(bucket) / 1e3;
-    return (double)latency_max / 1e3;
+    return (double)histogram->max / 1e3;
 }
 
 /* ---- counters ----------------------------------------------------------------------------------------------- */
@@ -236,6 +245,7 @@ static struct {
     uint64_t deliveries, reads, bytes, acks;
     uint64_t gaps, duplicates, resyncs, server_errors;
     uint64_t published, answered, publish_errors;
+    uint64_t expected;  /* deliveries that what was published must bring */
     uint32_t started, connecting, opened, open;
 } counts;
 
@@ -562,8 +572,12 @@ static void count_delivery(const uint8_t *text, size_t length, uint64_t now)
     uint64_t sent = 0;
     for (int i = 3; i < 3 + STAMP_DIGITS; i++)
         sent = sent * 10 + (uint64_t)(stamp[i] - '0');
-    if (sent >= measured_from && sent < measured_to && sent <= now)
-        record_latency(now - sent);
+    if (sent > now)
+        return;
+    if (options.report_every > 0)
+        record_latency(&recent, now - sent);
+    if (sent >= measured_from && sent < measured_to)
+        record_latency(&latency, now - sent);
 }
 
 struct message {
@@ -796,6 +810,12 @@ static void check_redis_template(void)
         fail("template %s: %td bytes after its one command", options.template, end - at);
 }
 
+/* How many people events are for. */
+static uint32_t addressed(void)
+{
+    return options.hot_users ? options.hot_users : options.people ? options.people : options.connections;
+}
+
 static void load_template(void)
 {
     FILE *file = fopen(options.template, "rb");
@@ -821,7 +841,7 @@ static void load_template(void)
     if (users % options.fan_out)
         fail("template %s names %u users, which is no multiple of the fan-out %u", options.template, users,
              options.fan_out);
-    if (users && options.fan_out > (options.hot_users ? options.hot_users : options.connections))
+    if (users && options.fan_out > addressed())
         fail("a fan-out of %u needs as many users", options.fan_out);
     if (!publisher.stamp_count)
         fail("template %s holds no TS= with %d zeros: nothing would be measured", options.template, STAMP_DIGITS);
@@ -851,11 +871,15 @@ static bool publish(uint64_t stamp)
             return false;
     }
     uint8_t *event = publisher.out + publisher.out_end;
-    uint32_t users = options.hot_users ? options.hot_users : options.connections;
-    uint32_t first = random_number() % users;
+    uint32_t users = addressed(), first = random_number() % users;
     memcpy(event, publisher.template, length);
     for (int i = 0; i < publisher.user_count; i++)
         put_digits(event + publisher.users[i], (first + (uint32_t)i % options.fan_out) % users, USER_DIGITS);
+    if (!publisher.user_count)
+        counts.expected += options.fan_out;
+    else
+        for (uint32_t i = 0; i < options.fan_out; i++)
+            counts.expected += (first + i) % users < options.connections;
     for (int i = 0; i < publisher.serial_count; i++)
         put_digits(event + publisher.serials[i], counts.published, SERIAL_DIGITS);
     for (int i = 0; i < publisher.stamp_count; i++)
@@ -985,6 +1009,25 @@ static void start_ticker(void)
     watch(ticker, EPOLLIN, TICKER, EPOLL_CTL_ADD);
 }
 
+static uint64_t next_line, loaded_from;
+
+/* How far the run is, for who watches it: what has come since the last line, counts since the start. */
+static void report_progress(uint64_t now)
+{
+    if (!next_line || now < next_line)
+        return;
+    next_line += in_ns(options.report_every);
+    bool has = recent.count > 0;
+    printf("{\"at\": %.3f, \"published\": %llu, \"expected\": %llu, \"deliveries\": %llu, \"timed\": %llu, "
+           "\"late\": %llu, \"p50_us\": %.1f, \"p99_us\": %.1f, \"max_us\": %.1f, \"cpu_s\": %.3f}\n",
+           (double)(now - loaded_from) / 1e9, (unsigned long long)counts.published,
+           (unsigned long long)counts.expected, (unsigned long long)counts.deliveries,
+           (unsigned long long)recent.count, (unsigned long long)recent.late, has ? latency_us(&recent, 0.5) : 0, has ? latency_us(&recent, 0.99) : 0,
+           (double)recent.max / 1e3, own_cpu());
+    fflush(stdout);
+    memset(&recent, 0, sizeof recent);
+}
+
 static void turn(int wait_ms)
 {
     static struct epoll_event ready[1024];
@@ -1001,7 +1044,9 @@ static void turn(int wait_ms)
         else if (connections[key].state != DEAD)
             on_readable(key);
     }
-    send_due_acks(now_ns());
+    uint64_t now = now_ns();
+    send_due_acks(now);
+    report_progress(now);
 }
 
 static void listen_for(double seconds)
@@ -1046,16 +1091,28 @@ static struct snapshot take_snapshot(void)
 /* Deliveries that the events accepted so far must still bring. */
 static int64_t outstanding(void)
 {
-    return (int64_t)((counts.published - counts.publish_errors) * options.fan_out) - (int64_t)counts.deliveries;
+    return (int64_t)(counts.expected - counts.publish_errors * options.fan_out) - (int64_t)counts.deliveries;
 }
 
-/* Open loop. Event e is due at the first tick not before e / rate, and is stamped with that tick, not with the moment
+/* When event number e is due, in ns from the start: at an even rate, but for the rush (-B). */
+static uint64_t due_after(uint64_t e)
+{
+    double begins = (options.warm + options.rush.from) * options.rate, event = (double)e;
+    double more = options.rush.length * options.rate * options.rush.factor;  /* events within the rush */
+    if (!options.rush.factor || event < begins)
+        return (uint64_t)(event * 1e9 / options.rate);
+    if (event < begins + more)
+        return (uint64_t)((begins + (event - begins) / options.rush.factor) * 1e9 / options.rate);
+    return (uint64_t)((event - more + more / options.rush.factor) * 1e9 / options.rate);
+}
+
+/* Open loop. Event e is due at the first tick not before its time, and is stamped with that tick, not with the moment
  * of the write: otherwise a stall would delay the stamps too and hide itself (coordinated omission). */
 static void publish_by_clock(uint64_t start)
 {
     uint64_t tick = (uint64_t)(options.tick_us * 1e3), now = now_ns();
     for (int i = 0; i < MOST_PUBLISHED_PER_TURN; i++) {
-        uint64_t exact = (uint64_t)((double)counts.published * 1e9 / options.rate);
+        uint64_t exact = due_after(counts.published);
         uint64_t due = start + (exact + tick - 1) / tick * tick;
         if (due > now || !publish(due))
             return;
@@ -1103,6 +1160,10 @@ static void run_load(struct snapshot *begin, struct snapshot *end)
         start_ticker();
     uint64_t start = now_ns(), measure = start + in_ns(options.warm);
     counts.deliveries = 0;
+    if (options.report_every > 0) {
+        loaded_from = start;
+        next_line = start + in_ns(options.report_every);
+    }
     load_until(start, measure);
     *begin = take_snapshot();
     measured_from = begin->at;
@@ -1199,16 +1260,17 @@ static void report(const struct connecting *connecting, const struct snapshot *b
     put_number("seconds", seconds);
     put_number("published", (double)counts.published);
     put_number("published_per_s", ratio((double)(end->published - begin->published), seconds));
+    put_number("expected", (double)counts.expected);
     put_number("publish_errors", (double)counts.publish_errors);
     put_number("unanswered", (double)(counts.published - counts.answered));
     put_number("deliveries", deliveries);
     put_number("deliveries_per_s", ratio(deliveries, seconds));
     put_number("own_cpu_us_per_delivery", ratio(own * 1e6, deliveries));
     put_number("own_cpu_percent", ratio(own * 100, seconds));
-    put_number("p50_us", latency_us(0.5));
-    put_number("p99_us", latency_us(0.99));
-    put_number("p999_us", latency_us(0.999));
-    put_number("max_us", latency_count ? (double)latency_max / 1e3 : NAN);
+    put_number("p50_us", latency_us(&latency, 0.5));
+    put_number("p99_us", latency_us(&latency, 0.99));
+    put_number("p999_us", latency_us(&latency, 0.999));
+    put_number("max_us", latency.count ? (double)latency.max / 1e3 : NAN);
     put_number("messages_per_read", ratio(deliveries, (double)(end->reads - begin->reads)));
     put_number("bytes_per_message", ratio((double)(end->bytes - begin->bytes), deliveries));
     put_number("acks", (double)counts.acks);
@@ -1262,12 +1324,20 @@ static void set_header(const char *line)
     options.header = header;
 }
 
+static void set_rush(char *text)
+{
+    double *parts[] = {&options.rush.from, &options.rush.length, &options.rush.factor};
+    char *part = strtok(text, ",");
+    for (int i = 0; i < 3; i++, part = strtok(NULL, ","))
+        *parts[i] = number_option('B', part ? part : "", i == 2 ? 1 : 0, 1e6);
+}
+
 static void read_options(int count, char **arguments)
 {
     dialect = &NOTIFIER;
-    for (int letter; (letter = getopt(count, arguments, "n:p:A:FSu:H:C:w:t:R:r:T:W:b:f:k:s:i:o:d:x:P:l:v")) > 0;) {
+    for (int letter; (letter = getopt(count, arguments, "n:p:A:FSu:H:C:w:t:R:r:T:W:b:f:k:a:B:s:i:o:d:x:I:P:l:v")) > 0;) {
         switch (letter) {
-        case 'n': options.connections = (uint32_t)number_option(letter, optarg, 1, 999999); break;
+        case 'n': options.connections = (uint32_t)number_option(letter, optarg, 0, 999999); break;
         case 'p': options.port = (int)number_option(letter, optarg, 1, 65535); break;
         case 'A': options.tokens = optarg; break;
         case 'F': dialect = &BARE; break;
@@ -1284,6 +1354,9 @@ static void read_options(int count, char **arguments)
         case 'b': options.burst = (long)number_option(letter, optarg, 1, 1e6); break;
         case 'f': options.fan_out = (uint32_t)number_option(letter, optarg, 1, 999999); break;
         case 'k': options.hot_users = (uint32_t)number_option(letter, optarg, 1, 999999); break;
+        case 'a': options.people = (uint32_t)number_option(letter, optarg, 1, 1e6); break;
+        case 'B': set_rush(optarg); break;
+        case 'I': options.report_every = number_option(letter, optarg, 0.01, 3600); break;
         case 's': options.settle = number_option(letter, optarg, 0, 3600); break;
         case 'i': options.idle = number_option(letter, optarg, 0, 3600); break;
         case 'o': options.warm = number_option(letter, optarg, 0, 3600); break;
@@ -1305,7 +1378,11 @@ static void read_options(int count, char **arguments)
         fail("-u: a path is at most %d bytes long", LONGEST_PATH - 1);
     if (options.burst > options.window)
         options.burst = options.window;
-    if (dialect->subprotocol && !options.tokens)
+    if (options.people && (options.hot_users || options.people < options.connections))
+        fail("-a %u: needs at least as many people as connections, and no -k", options.people);
+    if ((options.rush.factor || (options.template && !options.connections)) && !(options.rate > 0))
+        fail("-B, and a run that only publishes, need -r");
+    if (dialect->subprotocol && options.connections && !options.tokens)
         fail("notifier.v1 needs -A with a token for each user; a bare peer needs -F");
     if (options.template && !options.publish_port)
         fail("-t needs -R, the port to publish to");
@@ -1383,7 +1460,7 @@ int main(int count, char **arguments)
     read_options(count, arguments);
     raise_file_limit();
     bound_the_run();
-    if (dialect->subprotocol)
+    if (dialect->subprotocol && options.connections)
         load_tokens();
     if (options.template)
         load_template();
@@ -1393,7 +1470,7 @@ int main(int count, char **arguments)
     if (poller < 0 || !connections || !ack_queue.ring)
         fail("out of memory");
     struct connecting connecting = connect_and_settle();
-    if (!counts.opened)
+    if (!counts.opened && options.connections)
         fail("no connection was opened; %s", first_failure);
     struct snapshot begin = {0}, end = {0};
     if (options.measured > 0)

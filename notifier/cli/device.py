@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, TypeVar
@@ -111,10 +110,11 @@ def add(
     async def work(devices: RedisDevices, config: Config) -> Device:
         from notifier.core.devices import Refused, register
 
-        made = register(token, json.dumps(told).encode(), _apps(config, app), int(time.time() * 1000))
+        made = register(token, json.dumps(told).encode(), _apps(config, app))
         if isinstance(made, Refused):
             raise Failed(f"{made.field or 'the device'}: {made.detail}")
-        await devices.register(user, made)
+        if not await devices.register(user, made):
+            raise Failed("somebody else has registered or removed this device at the same time")
         return made
 
     click.echo(_with_devices(redis, config_file, work).id)
@@ -184,21 +184,28 @@ def export_(file: str, redis: str | None, config_file: Path | None) -> None:
     """
     out = sys.stdout.buffer if file == "-" else _private(Path(file))
 
-    async def work(devices: RedisDevices, config: Config) -> int:
+    async def work(devices: RedisDevices, config: Config) -> tuple[int, int]:
         seen: set[str] = set()
+        newer: set[str] = set()
         with out if file != "-" else _left_open(out) as target, progress("devices", "devices", None) as bar:
             after, first = "", True
             while first or after:
                 page = await devices.page(after)
                 fresh = [(user, one) for user, one in page.pairs if one.id not in seen]
                 seen.update(one.id for _, one in fresh)  # a scan may come by twice
+                newer.update(page.newer)
                 target.write(b"".join(f"{_line(user, one)}\n".encode() for user, one in fresh))
                 bar.advance(1, len(fresh))
                 after, first = page.after, False
             target.flush()
-        return len(seen)
+        return len(seen), len(newer)
 
-    click.echo(f"{_with_devices(redis, config_file, work)} devices", err=True)
+    written, newer = _with_devices(redis, config_file, work)
+    click.echo(f"{written} devices", err=True)
+    if newer:
+        told = f"{newer} more were registered by a newer version of notifier: export them with that one"
+        click.echo(told, err=True)
+        sys.exit(1)
 
 
 def _private(path: Path) -> BinaryIO:
@@ -224,7 +231,7 @@ class _left_open:
 
 
 class Imported(NamedTuple):
-    """What an import came to: devices that are registered now, those that others have since, lines refused."""
+    """What an import came to: devices that are registered now, those that had to give way, lines refused."""
 
     done: int
     newer: int
@@ -237,7 +244,8 @@ class Imported(NamedTuple):
 def import_(file: BinaryIO, redis: str | None, config_file: Path | None) -> None:
     """Register the devices in FILE (- = stdin), as `export` writes them; again, it changes nothing.
 
-    A device that somebody has registered since stays theirs. A line that is not a device is told and left out.
+    A device that somebody has registered since stays theirs, and a person who has newer ones enough keeps those. A line
+    that is not a device is told and left out.
     """
     length = None if file is sys.stdin.buffer else _size(file)
 
@@ -246,7 +254,7 @@ def import_(file: BinaryIO, redis: str | None, config_file: Path | None) -> None
             return await _import(devices, config, file, bar)
 
     came = _with_devices(redis, config_file, work)
-    told = f"{came.done} devices imported, {came.newer} registered by others since, {came.refused} refused"
+    told = f"{came.done} devices imported, {came.newer} superseded, {came.refused} refused"
     click.echo(told, err=True)
     sys.exit(1 if came.refused else 0)
 

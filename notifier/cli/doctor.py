@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import click
 
-from notifier.cli.connect import USAGE, Failed, demo_endpoint, demo_folder, printable, run
+from notifier.cli.connect import (
+    USAGE,
+    Client,
+    Failed,
+    demo_endpoint,
+    demo_folder,
+    printable,
+    redis_options,
+    run,
+    setup_of,
+    with_redis,
+)
 from notifier.config import App, Config, ConfigError, load
 
 if TYPE_CHECKING:
@@ -84,6 +95,47 @@ def providers(config_file: Path | None, app: str | None, offline: bool) -> None:
     if sound and not offline:
         findings += run(lambda reactor: _ask_all(reactor, config, sound))
     sys.exit(1 if any(finding.word == "FAIL" for finding in findings) else 0)
+
+
+@doctor.command()
+@redis_options
+def lanes(redis: str | None, config_file: Path | None) -> None:
+    """Show how many pushes wait in each lane in Redis, and whether this configuration sends on it.
+
+    A lane is one app at one provider. What waits in one that nobody sends on is buried as expired in the end.
+
+    \b
+    Examples:
+      notifier doctor lanes --config /etc/notifier/notifier.toml
+    \b
+    Exit codes: 0 all is well, 1 pushes wait where nobody sends, 2 usage, 3 Redis cannot be reached.
+    """
+    findings = with_redis(redis, config_file, _lanes)
+    _say(findings)
+    sys.exit(1 if any(finding.word == "FAIL" for finding in findings) else 0)
+
+
+async def _lanes(reactor: Any, client: Client, config: Config) -> list[Finding]:
+    from notifier.edge.push_store import RedisLanes
+    from notifier.edge.store import Rules
+    from notifier.phones import lanes_of
+
+    shards, buckets = await setup_of(client, config)
+    calls: Any = client
+    depths = await RedisLanes(calls, Rules(shards=shards, buckets=buckets)).depths()
+    configured = {str(lane) for lane in lanes_of(config)}
+    found = []
+    for lane in sorted(configured | depths.keys()):
+        depth = depths.get(lane)
+        left = depth is not None and depth.entries > 0
+        waits = (
+            f"{depth.entries} pushes wait, the oldest for {depth.oldest:.0f} s" if depth and left else "empty"
+        )
+        if lane not in configured:
+            found.append(Finding("FAIL" if left else "ok", lane, f"{waits}; not in this configuration"))
+        else:
+            found.append(Finding("ok", lane, waits))
+    return found or [Finding("ok", "-", "no app is configured, and no device is registered")]
 
 
 def _say(findings: Sequence[Finding]) -> None:

@@ -46,6 +46,8 @@ def effect(outcome: Outcome) -> Effect:
         return "good"
     if outcome.reason == "paced" or (outcome.kind == "retry" and outcome.scope == "credential"):
         return "pause"
+    if outcome.reason == "waited":
+        return "none"  # the server takes others: the queue in front of it is ours
     # What never left is no try of the message, so only the breaker keeps a row of them from going round and round.
     if outcome.kind == "reconnect_retry" and (outcome.scope == "credential" or outcome.reason in NOT_SENT):
         return "bad"
@@ -76,14 +78,20 @@ class Breaker:
         """When the next try is due; None while closed."""
         return self._until
 
-    def allows(self, now: float) -> bool:
-        """May a request be sent now? In half_open a True is the one try: send it."""
+    def ready(self, now: float) -> bool:
+        """Would a request be let through now?"""
         self._clamp(now)
         if self._until is None:
             return True
-        if now < self._until or (self._trying is not None and now < self._trying + self._rule.patience):
+        tried = self._trying is not None and now < self._trying + self._rule.patience
+        return now >= self._until and not tried
+
+    def allows(self, now: float) -> bool:
+        """May a request be sent now? In half_open a True is the one try: send it."""
+        if not self.ready(now):
             return False
-        self._trying = now
+        if self._until is not None:
+            self._trying = now
         return True
 
     def told(self, outcome: Outcome, sent: float, now: float, chance: float) -> None:

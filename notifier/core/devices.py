@@ -70,8 +70,9 @@ _FORMS: Final[Mapping[str, tuple[re.Pattern[str], str]]] = {
 _ENVIRONMENTS: Final[Mapping[str, Environment]] = {"production": "production", "sandbox": "sandbox"}
 
 
-def register(token: str, body: bytes, apps: Mapping[str, App], now: int) -> Device | Refused:
-    """The device that a registration describes, or why there is none. `now`: ms since 1970.
+def register(token: str, body: bytes, apps: Mapping[str, App], registered: int = 0) -> Device | Refused:
+    """The device that a registration describes, or why there is none. `registered`: ms since 1970, where it is not
+    registered now: that is by the store's clock, and the store says when.
 
     No message quotes the token.
     """
@@ -86,11 +87,11 @@ def register(token: str, body: bytes, apps: Mapping[str, App], now: int) -> Devi
     provider = PROVIDERS.get(told.platform)  # type: ignore[call-overload]  # any text: that is the check
     if provider is None:
         return Refused("platform", f"expected one of: {', '.join(PROVIDERS)}")
-    return _checked(token, told, provider, apps, now)
+    return _checked(token, told, provider, apps, registered)
 
 
 def _checked(
-    token: str, told: _Body, provider: Provider, apps: Mapping[str, App], now: int
+    token: str, told: _Body, provider: Provider, apps: Mapping[str, App], registered: int
 ) -> Device | Refused:
     app = apps.get(told.app)
     if app is None:
@@ -113,7 +114,7 @@ def _checked(
         provider,
         told.app,
         token,
-        now,
+        registered,
         environment,
         locale,
         told.time_zone,
@@ -135,10 +136,11 @@ def device_id(token: str) -> str:
     return urlsafe_b64encode(hashed).rstrip(b"=").decode("ascii")
 
 
-def surplus(devices: Iterable[Device], most: int) -> list[Device]:
-    """Whom to forget so that `most` stay: those that were registered longest ago, the oldest first."""
-    ordered = sorted(devices, key=lambda device: (device.registered, device.id))
-    return ordered[: max(0, len(ordered) - most)]
+def surplus(devices: Iterable[Device], most: int, staying: str = "") -> list[Device]:
+    """Whom to forget so that `most` stay: those that were registered longest ago, the oldest first, but never the one
+    of the id `staying`."""
+    ordered = sorted(devices, key=lambda device: (device.id == staying, device.registered, device.id))
+    return ordered[: max(0, min(len(ordered) - most, len(ordered) - bool(staying)))]
 
 
 def shown(token: str, secret: bytes) -> str:
@@ -150,6 +152,8 @@ def shown(token: str, secret: bytes) -> str:
 
 VERSION: Final = "1"
 _LETTERS: Final[Mapping[Provider, str]] = {"apns": "a", "fcm": "f"}
+# The same in every version; the rest is JSON in ours.
+_head: Final = re.compile(r"(\d+)([a-z]) (\S+) (\d+) ", re.ASCII).match
 _BY_LETTER: Final[Mapping[str, Provider]] = {letter: name for name, letter in _LETTERS.items()}
 
 
@@ -165,6 +169,16 @@ _encode: Final = msgspec.json.Encoder().encode
 _stored: Final = msgspec.json.Decoder(_Stored).decode
 
 
+# Whose a device is: "<version> <user> <registered> <who had it before>"; the same in every version, which may add more.
+_owner: Final = re.compile(rb"\d+ ([!-~]+) \d+ [!-~]", re.ASCII).match
+
+
+def owner(value: bytes | None) -> str:
+    """Whose a device is, by what is stored of it; "" = nobody's, also where that is damaged."""
+    found = _owner(value or b"")
+    return found[1].decode("ascii") if found else ""
+
+
 def encode(device: Device) -> str:
     """A device as the hash of its person holds it, under its id: "<version><provider> <app> <registered> <JSON>".
 
@@ -176,14 +190,18 @@ def encode(device: Device) -> str:
 
 
 def decode(device: str, line: str) -> Device | None:
-    """The device of this id; None for a version that a newer process wrote. Raises ValueError for a broken line."""
-    if not line.startswith(VERSION):
-        return None
-    head, app, registered, rest = line.split(" ", 3)
-    provider = _BY_LETTER.get(head[1:])
+    """The device of this id. One that a newer process wrote has no token here; None: its provider is none of ours
+    either. Raises ValueError for a broken line."""
+    head = _head(line)
+    if head is None:
+        raise ValueError(f"not a device: {len(line)} characters that do not begin as one")  # a token may be in them
+    version, letter, app, registered = head.groups()
+    provider = _BY_LETTER.get(letter)
+    if version != VERSION:
+        return Device(device, provider, app, "", int(registered)) if provider is not None else None
     if provider is None:
-        raise ValueError(f"a device has the unknown provider {head[1:]!r}")
-    own = _stored(rest)
+        raise ValueError(f"a device has the unknown provider {letter!r}")
+    own = _stored(line[head.end() :])
     return Device(
         device, provider, app, own.token, int(registered),
         own.environment, own.locale, own.time_zone, own.app_version,

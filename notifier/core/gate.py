@@ -1,7 +1,7 @@
-"""What a lane lets through now, and what its answers come to: breaker, budget of retries and mass-error guards.
+"""What a lane lets through now, and what its answers come to: breakers, budget of retries and mass-error guards.
 One for each lane and process, whatever the number of shards and of batches under way."""
 
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
@@ -15,11 +15,17 @@ _DETAILS: Final[dict[_Held, str]] = {
     "suspended": "too many tokens were called bad at once: nothing is sent until the set-up is right again",
     "expired": "the provider could not be reached, or asked for a pause, until the deadline",
 }
+ENVIRONMENTS: Final[tuple[Environment, ...]] = ("production", "sandbox")
 SOON: Final = (1.0, 1.0)  # s until what may not be sent now is looked at again, and so much more by chance
 SPENT: Final = (
     10.0,
     20.0,
 )  # the same where retries are only earned: each look at one costs as much as a send
+IN_USE: Final = 3600.0  # s for which an environment counts as used after a device of it was seen
+_FAR: Final = 1 << 16
+HELD_A_SECOND: Final = (
+    1000.0  # deliveries that come back to a breaker, while the lane is read for another's sake
+)
 
 
 class GateRule(Struct, frozen=True):
@@ -40,70 +46,104 @@ class Moment(Struct, frozen=True, gc=False):
     ms: int
 
 
+class Room(NamedTuple):
+    """How many entries to read, and whether to try the lane with them: then tell `tried` when they are done."""
+
+    entries: int
+    trying: bool = False
+
+
+class Way:
+    """The way to one host with one credential: its breaker, its guard, and when a device of it was last seen."""
+
+    def __init__(self, rule: GateRule) -> None:
+        self.breaker = Breaker(rule.breaker)
+        self.guard = Guard(rule.guard)
+        self.seen = float("-inf")
+        self.turn = float("-inf")  # when the next delivery comes back that the breaker holds
+
+
 class Gate:
     """`now.steady` never goes back; `chance` is drawn from 0 to 1 by whoever calls."""
 
     def __init__(self, rule: GateRule, steady: float) -> None:
         self.rule = rule
-        self.breaker = Breaker(rule.breaker)
+        self.ways: dict[Environment, Way] = {environment: Way(rule) for environment in ENVIRONMENTS}
         self.budget = Budget(steady, rule.share, rule.most, rule.trickle)
-        self.guards: dict[Environment, Guard] = {
-            "production": Guard(rule.guard),
-            "sandbox": Guard(rule.guard),
-        }
         self.depths: dict[int, int] = {}  # entries in the lane's streams, by who reads them
-        self.trying = 0  # batches under way that were read to try the lane with
+        self.unsettled: dict[int, int] = {}  # answers that cannot be written down, by who holds them
+        self._trying = False  # a batch is under way that was read to try the lane with
+        self._reach = 1  # entries of the next such batch
+        self._asked = 0  # requests that were let through
         self._since = float("-inf")  # when the credential became what it is
 
     def renew(self, steady: float) -> None:
         """The credential is another now: what was heard of the old one, or is still to be heard, says nothing of it."""
         self._since = steady
-        self.breaker = Breaker(self.rule.breaker)
-        self.guards = {environment: Guard(self.rule.guard) for environment in self.guards}
+        for environment, old in self.ways.items():
+            self.ways[environment] = way = Way(self.rule)
+            way.seen = old.seen
 
-    def state(self, steady: float) -> BreakerState:
-        """The breaker's."""
-        return self.breaker.state(steady)
+    def state(self, steady: float, environment: Environment = "production") -> BreakerState:
+        """The breaker's of this environment."""
+        return self.ways[environment].breaker.state(steady)
 
     def suspended(self, steady: float) -> int:
         """How many environments the guards let nothing through for."""
-        return sum(guard.state(steady) == "suspended" for guard in self.guards.values())
+        return sum(way.guard.state(steady) == "suspended" for way in self.ways.values())
 
-    def room(self, steady: float, most: int) -> int:
-        """How many entries to read: none while nothing may be sent, one to try with, else `most`.
+    def room(self, steady: float, most: int) -> Room:
+        """How many entries to read: none while nothing may be sent, few to try with, else `most`.
 
-        What is not read stays in the stream, where it costs least and any process can have it.
+        What is not read stays in the stream, where it costs least and any process can have it. To try with one is
+        read, and twice as many as before for as long as those need no request: so a long row of expired ones passes.
         """
-        state = self.state(steady)
-        if state == "closed":
-            return most
-        return 1 if state == "half_open" and not self.trying else 0
+        used = [way for way in self.ways.values() if way.seen > steady - IN_USE]
+        if not used or any(way.breaker.state(steady) == "closed" for way in used):
+            return Room(most)
+        if self._trying or not any(way.breaker.ready(steady) for way in used):
+            return Room(0)
+        self._trying, self._asked = True, 0
+        return Room(min(self._reach, most), True)
+
+    def tried(self, read: int) -> None:
+        """The batch that was read to try the lane with is done; it had `read` entries."""
+        self._trying = False
+        self._reach = min(2 * self._reach, _FAR) if read and not self._asked else 1
 
     def hold(self, delivery: Delivery, now: Moment, chance: float) -> Verdict | None:
         """Why this is not sent now, as what to do with it instead; None: send it, and tell the outcome."""
-        resumes = self.guards[delivery.device.environment].resumes(now.steady)
+        way = self.ways[delivery.device.environment]
+        way.seen = now.steady
+        resumes = way.guard.resumes(now.steady)
         if resumes > now.steady:
             return _postponed(delivery, now, resumes, chance, SOON, "suspended")
+        if not way.breaker.ready(now.steady):
+            return self._behind(way, delivery, now, chance)
         # What was surely not sent (`free`) has cost the provider nothing: sending it is a first try yet.
         again = delivery.tries or delivery.doubts
         if again and not self.budget.retry(now.steady):
             return self._queued(delivery, now, chance)
-        if not self.breaker.allows(now.steady):
-            until = max(now.steady, self.breaker.until or 0.0)
-            return _postponed(delivery, now, until, chance, SOON, "expired")
         if not again:
             self.budget.first()
+        way.breaker.allows(now.steady)
+        self._asked += 1
         return None
+
+    def _behind(self, way: Way, delivery: Delivery, now: Moment, chance: float) -> Verdict:
+        """Not before the breaker's next try; and not all at once, or those that wait would go round and round."""
+        opens = max(now.steady, way.breaker.until or 0.0)
+        turn = max(opens, way.turn)
+        way.turn = turn + 1 / HELD_A_SECOND
+        until = max(opens, _in_time(delivery, now, turn, chance))
+        return _postponed(delivery, now, until, chance, SOON, "expired")
 
     def _queued(self, delivery: Delivery, now: Moment, chance: float) -> Verdict:
         """A retry that the budget has nothing left for, until its turn comes behind those before it."""
         turn = self.budget.turn(now.steady)
         if turn is None:
             return _postponed(delivery, now, now.steady, chance, SPENT, "expired")
-        # Whose turn comes after the deadline has still the chance that others need theirs no more.
-        left = (delivery.deadline - now.ms) / 1000
-        until = min(turn, now.steady + left * (0.25 + 0.5 * chance))
-        return _postponed(delivery, now, until, chance, SOON, "expired")
+        return _postponed(delivery, now, _in_time(delivery, now, turn, chance), chance, SOON, "expired")
 
     def judge(
         self, delivery: Delivery, outcome: Outcome, sent: Moment, now: Moment, chance: float
@@ -112,10 +152,17 @@ class Gate:
         if sent.steady < self._since:
             # The old set-up was asked: neither can its word cost a token.
             return verdict(self.rule.retry, Try(delivery, outcome, sent.ms, now.ms, chance, held=True))
-        self.breaker.told(outcome, sent.steady, now.steady, chance)
-        guard = self.guards[delivery.device.environment]
-        held = guard.holds(outcome, now.steady, again=delivery.doubts > 0)
+        way = self.ways[delivery.device.environment]
+        way.seen = max(way.seen, sent.steady)
+        way.breaker.told(outcome, sent.steady, now.steady, chance)
+        held = way.guard.holds(outcome, now.steady, again=delivery.doubts > 0)
         return verdict(self.rule.retry, Try(delivery, outcome, sent.ms, now.ms, chance, held))
+
+
+def _in_time(delivery: Delivery, now: Moment, turn: float, chance: float) -> float:
+    """Whose turn comes after the deadline has still the chance that others need theirs no more."""
+    left = (delivery.deadline - now.ms) / 1000
+    return min(turn, now.steady + left * (0.25 + 0.5 * chance))
 
 
 def _postponed(

@@ -83,6 +83,16 @@ def pushes(tagged: str, lane: object) -> str:
     return f"push:{tagged}:{lane}"
 
 
+def lanes(tagged: str) -> str:
+    """A set: the names of all lanes that anybody's devices have had, so that one that nobody reads is found."""
+    return f"pushes:{tagged}"
+
+
+def renamed(user: str, device: str, shards: int) -> str:
+    """The device that a gateway has given another token, as which it is listed now; for as long as a push may wait."""
+    return f"renamed:{tag(shard_of(user, shards))}:{user}:{device}"
+
+
 def due(tagged: str) -> str:
     """What is to be sent later, by when it is due (ms)."""
     return f"due:{tagged}"

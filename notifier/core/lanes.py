@@ -43,6 +43,16 @@ class Lane(Struct, frozen=True, gc=False, order=True):
         return f"{self.app} {self.provider}"
 
 
+_NOWHERE: Final = "(unconfigured)"  # in the place of an app that only devices know
+UNCONFIGURED: Final = tuple(f"{_NOWHERE} {provider}" for provider in ("apns", "fcm", "other"))
+
+
+def unconfigured(lane: str) -> str:
+    """The label of a lane, by its name, that no app of this configuration sends on."""
+    label = f"{_NOWHERE} {lane.rpartition(':')[2]}"
+    return label if label in UNCONFIGURED else UNCONFIGURED[-1]
+
+
 class Rule(Struct, frozen=True, gc=False):
     """What one type of event asks of phones; `ttl`: ms from the event's acceptance to the deadline."""
 

@@ -169,8 +169,9 @@ def label(outcome: Outcome) -> str:
 # Without an answer --------------------------------------------------------------------------------------------
 
 # Not a word of it was processed: a stream above the last of a GOAWAY (RFC 9113 section 6.8), REFUSED_STREAM
-# (section 8.7), no connection at all, more than we let ourselves send. To send again is safe and no try.
-NOT_SENT: Final = frozenset({"refused", "goaway", "unreachable", "paced"})
+# (section 8.7), no connection at all, more than we let ourselves send, no room on a connection before what had been
+# looked at was too old. To send again is safe and no try.
+NOT_SENT: Final = frozenset({"refused", "goaway", "unreachable", "paced", "waited"})
 # It may have been. Only the same id and the same collapse key on the next try hide that it comes twice.
 UNANSWERED: Final = frozenset({"reset", "lost", "timeout", "garbled"})
 OURS: Final = NOT_SENT | UNANSWERED | {"unreadable"}

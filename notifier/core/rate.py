@@ -24,9 +24,11 @@ class Turn(NamedTuple):
 
 
 class Rate:
-    """`now`: s of a clock; where it is set back, no time has gone by."""
+    """`now`: s of a clock; where it is set back, no time has gone by. `sharers`: how many keep to the rule together,
+    each to its part of it."""
 
     def __init__(self, rule: RateRule) -> None:
+        self.sharers = 1
         self._rule = rule
         self._began = self._at = float("-inf")
         self._left = 0.0
@@ -61,4 +63,4 @@ class Rate:
     def _rate(self, now: float) -> float:
         rule = self._rule
         grown = (now - self._began) / rule.ramp
-        return rule.most * min(1.0, max(rule.start, grown))
+        return rule.most / max(1, self.sharers) * min(1.0, max(rule.start, grown))

@@ -171,7 +171,8 @@ def _later(one: Try, delay: float, reason: Reason, **counted: int) -> Verdict:
 
 
 def _cause(outcome: Outcome) -> Cause:
-    if outcome.status == 429 or outcome.scope == "token":
+    # A gateway's word for a single token comes in a 200.
+    if outcome.status == 429 or outcome.scope in ("token", "credential"):
         return "busy"
     return "down" if outcome.status >= 500 else "unknown"
 

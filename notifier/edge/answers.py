@@ -10,7 +10,7 @@ from twisted.logger import Logger
 
 from notifier.core.http2 import Answered, Expired, Refused, Result
 from notifier.core.model import Outcome, Wire
-from notifier.core.outcomes import Answer, not_sent, unanswered
+from notifier.core.outcomes import ACCEPTED, Answer, not_sent, unanswered
 from notifier.edge.http2.pool import Pool, Push
 
 log = Logger()
@@ -29,7 +29,9 @@ class Batch:
         self._done: Deferred[None] | None = None
 
     def tell(self, index: int, outcome: Outcome) -> None:
-        """What became of the request at `index`."""
+        """What became of the request at `index`; only the first word counts."""
+        if self._outcomes[index] is not None:
+            return
         self._outcomes[index] = outcome
         self._left -= 1
         if not self._left and self._done is not None:
@@ -60,6 +62,17 @@ class Job:
 Results = list[Result[Push[Job]]]
 
 
+def tell_surely(wire: Wire, result: Result[Push[Job]], tell: Callable[[Result[Push[Job]]], None]) -> None:
+    """Calls `tell`. What it cannot take must not leave it and those behind it without an end, and whoever waits for
+    them waiting for ever."""
+    try:
+        tell(result)
+    except Exception:  # a bug, for whatever a server says is to be understood or told
+        log.failure("an answer of {wire} cannot be understood", wire=wire)
+        job = result.context.context
+        job.batch.tell(job.index, unanswered(wire, "garbled"))
+
+
 def answer_of(answered: Answered[Push[Job]]) -> Answer:
     """A response as the tables of outcomes read it."""
     fields = {name: value for name, value in answered.headers if name in (b"retry-after", b"date")}
@@ -68,7 +81,11 @@ def answer_of(answered: Answered[Push[Job]]) -> Answer:
 
 
 def no_answer(wire: Wire, result: Result[Push[Job]], pool: Pool[Job]) -> Outcome:
-    """What a result without an answer comes to."""
+    """What a result without a whole answer comes to."""
+    if getattr(result, "status", 0) == 200:
+        return ACCEPTED[wire]  # the rest of the answer says nothing more: it was cut off behind the yes
+    if type(result) is Expired and not result.sent and pool.answering:
+        return not_sent(wire, "waited")  # our own queue was too long: others are answered meanwhile
     if type(result) is Refused or (type(result) is Expired and not result.sent):
         # Nothing of it was processed. Where nobody could be reached, the lane must hear so: its breaker opens.
         return not_sent(wire, "refused" if pool.connections and pool.state != "open" else "unreachable")

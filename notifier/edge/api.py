@@ -410,11 +410,11 @@ class Api:
         """A device is this person's now, and nobody else's. The app says so again at each of its starts."""
         who, store = self._person(request), self._devices()
         json_only(request.field_lines("content-type"))
-        found = described(unquote(quoted), request.content.read(), self.apps, int(self.now() * 1000))
+        found = described(unquote(quoted), request.content.read(), self.apps)
         if isinstance(found, Refused):
             raise not_a_device(found)
         await self._stand(who)  # a revoked token registers nothing
-        # Also when somebody else has registered it meanwhile: that came after this, and both were done.
+        # Also when somebody else has registered it meanwhile, or it was removed: that came after, and both were done.
         await store.register(who.user, found)
         return request.dress(Answer(204, b""))
 

@@ -12,24 +12,24 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from notifier.core.apns import HOSTS, PORT, ApnsPush, prepare
 from notifier.core.breaker import Breaker, BreakerRule
-from notifier.core.http2 import Answered, Limits, NotAccepting, Template, constant, secret, varying
+from notifier.core.http2 import Answered, Limits, NotAccepting, Result, Template, constant, secret, varying
 from notifier.core.model import Environment, Outcome
 from notifier.core.outcomes import ACCEPTED, apns, not_sent
 from notifier.core.push import delivery_id
-from notifier.edge.answers import Batch, Complaints, Job, Results, answer_of, no_answer
+from notifier.edge.answers import Batch, Complaints, Job, Results, answer_of, no_answer, tell_surely
 from notifier.edge.client_certificate import ClientCertificate
 from notifier.edge.http2.dial import Place, endpoint
-from notifier.edge.http2.pool import Pool, Push, Sizes
+from notifier.edge.http2.pool import Counts, Pool, Push, Sizes
 from notifier.edge.provider_tokens import ApnsTokens
-from notifier.ports import Clock, PushRequest
+from notifier.ports import FRESH, Clock, PushRequest
 
 PLACES: Final[Mapping[Environment, Place]] = {
     "production": Place(HOSTS["production"], PORT),
     "sandbox": Place(HOSTS["sandbox"], PORT),
 }
 # Apple asks for a PING after a long silence only, and takes one stream until a token has proved good.
-LIMITS: Final = Limits(first_alone=True)
-LIMITS_CERTIFICATE: Final = Limits()
+LIMITS: Final = Limits(first_alone=True, wait_within=FRESH)
+LIMITS_CERTIFICATE: Final = Limits(wait_within=FRESH)
 SLACK: Final = 5.0
 _UNREADABLE: Final = Outcome("drop_message", "apns", 0, "unreadable")
 _EXPIRED: Final = "ExpiredProviderToken"
@@ -108,13 +108,14 @@ class Apns:
         sizes: Sizes | None = None,
         breaker: BreakerRule | None = None,
         chance: Callable[[], float] = random.random,
+        counts: Counts | None = None,
     ) -> None:
         self._reactor, self._topic, self._now = reactor, topic, now
         self._tokens = access if isinstance(access, ApnsTokens) else None
         self._certificate = None if isinstance(access, ApnsTokens) else access.private
         self._places, self._trust, self._chance = places, trust, chance
         self._limits = limits or (LIMITS if self._tokens else LIMITS_CERTIFICATE)
-        self._sizes, self._breaker = sizes, breaker or BreakerRule()
+        self._sizes, self._breaker, self._counts = sizes, breaker or BreakerRule(), counts or Counts()
         self._complaints = Complaints(app, reactor.seconds)
         self._token = ""
         self._templates: dict[_Kind, _Signed] = {}
@@ -191,6 +192,7 @@ class Apns:
                 Breaker(self._breaker),
                 self._chance,
                 self._current,
+                self._counts,
             )
         return pool
 
@@ -222,29 +224,33 @@ class Apns:
 
     def _ended(self, environment: Environment, results: Results) -> None:
         good = False
+        other = partial(self._not_accepted, environment)
         for result in results:
-            push = result.context
-            job = push.context
             if type(result) is Answered and result.status == 200:
+                push = result.context
                 good = good or getattr(push.template, "token", "") is self._token
                 self._bad_tokens.pop(environment, None)
-                job.batch.tell(job.index, ACCEPTED["apns"])
-                continue
-            pool = self.pools[environment]
-            if type(result) is not Answered:
-                outcome = no_answer("apns", result, pool)
+                push.context.batch.tell(push.context.index, ACCEPTED["apns"])
             else:
-                outcome = apns(answer_of(result), self._now())
-                if outcome.reason == _EXPIRED and self._sent_anew(pool, push, job):
-                    continue
-                self._complaints.hear(outcome)
-                if outcome.reason in _BAD_TOKENS:
-                    self._pause(environment, outcome)
-                elif result.status != 403:  # another fault is found by who has let us in
-                    self._bad_tokens.pop(environment, None)
-            job.batch.tell(job.index, outcome)
+                tell_surely("apns", result, other)
         if good and self._tokens is not None:
             self._tokens.accepted()
+
+    def _not_accepted(self, environment: Environment, result: Result[Push[Job]]) -> None:
+        push, pool = result.context, self.pools[environment]
+        job = push.context
+        if type(result) is not Answered:
+            outcome = no_answer("apns", result, pool)
+        else:
+            outcome = apns(answer_of(result), self._now())
+            if outcome.reason == _EXPIRED and self._sent_anew(pool, push, job):
+                return
+            self._complaints.hear(outcome)
+            if outcome.reason in _BAD_TOKENS:
+                self._pause(environment, outcome)
+            elif result.status != 403:  # another fault is found by who has let us in
+                self._bad_tokens.pop(environment, None)
+        job.batch.tell(job.index, outcome)
 
     def _pause(self, environment: Environment, outcome: Outcome) -> None:
         """The token itself was refused, and another does not help, or was not to be had."""

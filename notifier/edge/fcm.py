@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -13,20 +14,20 @@ from twisted.internet.task import deferLater
 from notifier.core.breaker import Breaker, BreakerRule
 from notifier.core.fcm import HOST, FcmPush, path, prepare
 from notifier.core.grant import GrantError
-from notifier.core.http2 import Answered, Limits, NotAccepting, Template, constant, secret
+from notifier.core.http2 import Answered, Limits, NotAccepting, Result, Template, constant, secret
 from notifier.core.model import Outcome
 from notifier.core.outcomes import ACCEPTED, fcm, not_sent, paced
 from notifier.core.rate import Rate, RateRule
-from notifier.edge.answers import Batch, Complaints, Job, Results, answer_of, no_answer
+from notifier.edge.answers import Batch, Complaints, Job, Results, answer_of, no_answer, tell_surely
 from notifier.edge.http2.dial import Place, endpoint
-from notifier.edge.http2.pool import Pool, Push, Sizes
+from notifier.edge.http2.pool import Counts, Pool, Push, Sizes
 from notifier.edge.provider_tokens import ANSWER_SECONDS, FcmTokens
-from notifier.ports import Clock, PushRequest
+from notifier.ports import FRESH, Clock, PushRequest
 
 PLACE: Final = Place(HOST)
 # Google may take 10 s by itself, and answers PINGs that come too often with GOAWAY (too_many_pings).
-LIMITS: Final = Limits(answer_within=30.0, ping_after_silence=300.0, ping_every=None)
-PATIENCE: Final = 10.0  # s that a batch waits for its turn
+LIMITS: Final = Limits(answer_within=30.0, wait_within=FRESH, ping_after_silence=300.0, ping_every=None)
+PATIENCE: Final = 2.0  # s that a batch waits for its turn
 SLACK: Final = 5.0
 _UNREADABLE: Final = Outcome("drop_message", "fcm", 0, "unreadable")
 # The account is refused by the token endpoint: what FCM itself would say to its messages.
@@ -55,7 +56,7 @@ class _Signed(Template):
 class Fcm:
     """One app at FCM; a `ports.Provider`. `tokens`: of the project's service account. `now`: s since 1970.
 
-    `rate`: what the project may be sent by this process.
+    `rate`: what the project may be sent by all processes together; `processes`: how many there are.
     """
 
     validate_only = False  # FCM looks at messages and delivers none
@@ -74,16 +75,28 @@ class Fcm:
         breaker: BreakerRule | None = None,
         rate: RateRule | None = None,
         chance: Callable[[], float] = random.random,
+        processes: Callable[[], int] = lambda: 1,
+        counts: Counts | None = None,
     ) -> None:
         self._reactor, self._project, self._tokens, self._now = reactor, project, tokens, now
         self._place, self._limits = place, limits
         self._complaints = Complaints(app, reactor.seconds)
-        self._rate = Rate(rate or RateRule())
+        self._rate, self._processes = Rate(rate or RateRule()), processes
+        self._paced: set[Deferred[None]] = set()  # batches that wait for their turn
+        self._stopped = False
         self._template: _Signed | None = None
         self._renewing: set[Deferred[None]] = set()
         to = endpoint(reactor, place.host, place.port, trust)
         self.pool: Final[Pool[Job]] = Pool(
-            reactor, to, self._ended, limits, sizes, Breaker(breaker or BreakerRule()), chance, self._current
+            reactor,
+            to,
+            self._ended,
+            limits,
+            sizes,
+            Breaker(breaker or BreakerRule()),
+            chance,
+            self._current,
+            counts,
         )
 
     @property
@@ -95,31 +108,53 @@ class Fcm:
 
     async def send(self, requests: Sequence[PushRequest]) -> Sequence[Outcome]:
         """Send; one outcome for each, in order."""
+        began = self._reactor.seconds()
         try:
             await self._sign()
         except GrantError as error:
             return [self._without_token(error)] * len(requests)
-        turn = self._rate.take(len(requests), self._reactor.seconds(), PATIENCE)
-        later = paced("fcm", math.ceil(turn.pause))
-        if turn.taken and turn.wait:
-            await deferLater(self._reactor, turn.wait)
+        taken, later = await self._turn(len(requests), began)
         batch = Batch(len(requests))
         prepared: dict[int, FcmPush] = {}
         for index, request in enumerate(requests):
-            if index < turn.taken:
-                self._send(batch, index, request, prepared)
+            if index < taken:
+                self._send(batch, index, request, prepared, began)
             else:
                 batch.tell(index, later)
         return await batch.outcomes()
 
+    async def _turn(self, count: int, began: float) -> tuple[int, Outcome]:
+        """How many of `count` requests may go now, once they may; and what becomes of the others."""
+        now = self._reactor.seconds()
+        left = began + self._limits.wait_within - now
+        if left <= 0 or self._stopped:  # the token took too long
+            return 0, not_sent("fcm", "waited")
+        self._rate.sharers = self._processes()
+        turn = self._rate.take(count, now, min(PATIENCE, left / 2))
+        if turn.taken and turn.wait:
+            sleep = deferLater(self._reactor, turn.wait, _nothing)
+            self._paced.add(sleep)
+            try:
+                await sleep
+            except CancelledError:  # stopped: nobody waits for those that have not left
+                return 0, not_sent("fcm", "refused")
+            finally:
+                self._paced.discard(sleep)
+        return turn.taken, paced("fcm", math.ceil(turn.pause))
+
     async def stop(self) -> None:
         """Refuse what waits, let open requests run on, close the connections."""
+        self._stopped = True
+        for sleep in list(self._paced):
+            sleep.cancel()
         self._tokens.stop()
         await self.pool.stop()
 
     # --- One request ---
 
-    def _send(self, batch: Batch, index: int, request: PushRequest, prepared: dict[int, FcmPush]) -> None:
+    def _send(
+        self, batch: Batch, index: int, request: PushRequest, prepared: dict[int, FcmPush], began: float
+    ) -> None:
         push, template = request.push, self._template
         assert template is not None, "send begins with a token"
         try:
@@ -133,7 +168,7 @@ class Fcm:
             batch.tell(index, _UNREADABLE)
             return
         try:
-            self.pool.push(Push(Job(batch, index), template, (), body))
+            self.pool.push(Push(Job(batch, index), template, (), body), began)
         except NotAccepting:
             batch.tell(index, not_sent("fcm", "unreachable" if self.pool.state == "open" else "refused"))
 
@@ -158,25 +193,30 @@ class Fcm:
 
     def _ended(self, results: Results) -> None:
         unsigned: list[tuple[Push[Job], Outcome]] = []
+        other = partial(self._not_accepted, unsigned)
         for result in results:
-            push = result.context
-            job = push.context
             if type(result) is Answered and result.status == 200:
+                job = result.context.context
                 job.batch.tell(job.index, ACCEPTED["fcm"])
-                continue
-            if type(result) is not Answered:
-                outcome = no_answer("fcm", result, self.pool)
             else:
-                outcome = fcm(answer_of(result), self._now())
-                if outcome.reason == "UNAUTHENTICATED" and self._may_renew(push, job):
-                    unsigned.append((push, outcome))
-                    continue
-                self._complaints.hear(outcome)
-            job.batch.tell(job.index, outcome)
+                tell_surely("fcm", result, other)
         if unsigned:
             renewing = Deferred.fromCoroutine(self._send_anew(unsigned))
             self._renewing.add(renewing)
             renewing.addBoth(lambda _: self._renewing.discard(renewing))
+
+    def _not_accepted(self, unsigned: list[tuple[Push[Job], Outcome]], result: Result[Push[Job]]) -> None:
+        push = result.context
+        job = push.context
+        if type(result) is not Answered:
+            outcome = no_answer("fcm", result, self.pool)
+        else:
+            outcome = fcm(answer_of(result), self._now())
+            if outcome.reason == "UNAUTHENTICATED" and self._may_renew(push, job):
+                unsigned.append((push, outcome))
+                return
+            self._complaints.hear(outcome)
+        job.batch.tell(job.index, outcome)
 
     def _may_renew(self, push: Push[Job], job: Job) -> bool:
         if job.renewed:
@@ -189,8 +229,12 @@ class Fcm:
         try:
             await self._sign()
             signed = True
-        except (GrantError, CancelledError):
+        except Exception:  # without a token, or by a bug: their answer stands, and nobody waits for ever
             signed = False
         for push, outcome in unsigned:
             if not (signed and self.pool.again(push)):
                 push.context.batch.tell(push.context.index, outcome)
+
+
+def _nothing() -> None:
+    return None

@@ -25,7 +25,7 @@ from notifier.edge.answers import Batch, Complaints
 from notifier.edge.body import Body, FetchError
 from notifier.edge.handshake import CONNECT_SECONDS, Endpoints
 from notifier.edge.provider_tokens import LOOPBACK
-from notifier.ports import Clock, PushRequest
+from notifier.ports import FRESH, Clock, PushRequest
 
 ANSWER_SECONDS: Final = 20.0
 AT_ONCE: Final = 8  # requests to the gateway
@@ -61,7 +61,7 @@ class Gcm:
     Raises CredentialError for a URL that anybody on the way could read.
     """
 
-    longest: Final = 2 * ANSWER_SECONDS + CONNECT_SECONDS
+    longest: Final = FRESH + ANSWER_SECONDS + CONNECT_SECONDS
 
     def __init__(
         self, reactor: Any, app: str, url: str, key: str, now: Clock, trust: Any = None, agent: Any = None
@@ -81,13 +81,13 @@ class Gcm:
         """Send; one outcome for each, in order."""
         batch = Batch(len(requests))
         groups = iter(_grouped(requests))
-        until = self._reactor.seconds() + ANSWER_SECONDS
+        until = self._reactor.seconds() + FRESH
 
         async def work() -> None:
             for group in groups:
                 late = self._reactor.seconds() >= until
                 outcomes = (
-                    [not_sent("gcm", "refused")] * len(group.tokens) if late else await self._post(group)
+                    [not_sent("gcm", "waited")] * len(group.tokens) if late else await self._post(group)
                 )
                 for index, outcome in zip(group.indices, outcomes, strict=True):
                     self._complaints.hear(outcome)

@@ -1,28 +1,28 @@
 """The ports of phones in memory: the rules of lua/{look,settle,wake,device}.lua once more, in plain Python."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
+from notifier import ports
 from notifier.core import keys
 from notifier.core.devices import surplus
 from notifier.core.inbox import NOTIFICATION
-from notifier.core.lanes import ALL, Lane, PushEntry, Row
+from notifier.core.lanes import ALL, Lane, PushEntry, Row, buried
 from notifier.core.model import Device, Verdict
 from notifier.edge.memory import line_of
 from notifier.edge.memory_state import Box, Dead, DeadToken, ItemError, MemoryServer, Waiting, stream_id
-from notifier.edge.push_store import FOREVER, WAKE_PAGE, DeviceMoves
-from notifier.edge.store import Rules
-from notifier.ports import (
-    Depth,
-    DevicePage,
-    GroupLost,
-    Judged,
-    Look,
-    Looked,
-    PushesRead,
-    PushesSettled,
-    Settlement,
-    Woken,
+from notifier.edge.push_store import (
+    ABANDONED,
+    FOREVER,
+    KEEP_SLACK,
+    TIDY_PAGE,
+    WAKE_PAGE,
+    Claim,
+    DeviceMoves,
+    Listed,
 )
+from notifier.edge.store import Rules
+
+DAY = 86_400_000
 
 
 class MemorySteps:
@@ -31,42 +31,60 @@ class MemorySteps:
     def __init__(self, server: MemoryServer, rules: Rules) -> None:
         self.server, self.rules = server, rules
 
-    async def claim(self, user: str, device: Device, how: str) -> tuple[str, bool]:
-        """The token is this user's now: who had it before ("" = nobody), and whether it is."""
+    async def claim(self, user: str, device: str, since: int | None) -> Claim:
+        """The token is this user's now, unless somebody has had it since."""
         with self.server.step():
-            owner, registered, before = self.server.owners.get(device.id, ("", -1, ""))
-            if how == "newer" and owner not in ("", user) and registered >= device.registered:
-                return owner, False
+            owner, registered, before = self.server.owners.get(device, ("", -1, ""))
+            if since is None:
+                at = max(self.server.now, registered + 1)
+            else:
+                at = min(self.server.now, since)
+                if owner and registered >= at:
+                    return Claim(before if owner == user else owner, owner == user, registered)
             if owner != user:
                 before = owner
-            elif registered >= device.registered:
-                return before, True
-            self.server.owners.put(device.id, (user, device.registered, before))
-            return before, True
+            self.server.owners.put(device, (user, at, before))
+            return Claim(before, True, at)
 
-    async def add(self, user: str, device: Device) -> list[Device]:
+    async def add(self, user: str, device: Device, *, stays: bool, instead: str = "") -> list[Listed]:
         """Into the person's list; who had to go for it."""
         with self.server.step():
             found = dict(self.server.devices.get(user) or {})
             old = found.get(device.id)
-            found[device.id] = old if old is not None and old.registered > device.registered else device
-            gone = surplus(found.values(), self.rules.devices)
+            if old is None or old.registered < device.registered + stays:
+                found[device.id] = device
+            counted = [one for one in found.values() if one.id != instead]
+            gone = surplus(counted, self.rules.devices, device.id if stays else "")
             for one in gone:
                 del found[one.id]
             self.server.devices.put(user, found)
-            return gone
+            tagged = keys.tag(keys.shard_of(user, self.rules.shards))
+            names = {str(lane_of(one)) for one in found.values()} | self.server.lanes.get(tagged, frozenset())
+            self.server.lanes.put(tagged, frozenset(names))
+            return [Listed(one.id, one.registered) for one in gone]
 
-    async def remove(self, user: str, device: str, before: int = FOREVER) -> list[Device]:
+    async def remove(self, user: str, device: str, before: int = FOREVER) -> list[Listed]:
         """Off the person's list, if it was registered before (ms); what was removed."""
         with self.server.step():
             gone = take_off(self.server, user, device, before)
-            return [gone] if gone is not None else []
+            return [Listed(gone.id, gone.registered)] if gone is not None else []
 
-    async def release(self, user: str, devices: Sequence[Device]) -> None:
+    async def release(self, user: str, devices: Sequence[Listed]) -> None:
         """Tokens that this user had are nobody's, unless they have been claimed since."""
         for one in devices:
             with self.server.step():
                 release(self.server, user, one)
+
+    async def note(self, user: str, old: str, new: str, ms: int) -> None:
+        """Known for so long: one device of this person is another now."""
+        with self.server.step():
+            self.server.renamed.put((user, old), (new, self.server.now + ms))
+
+    async def renamed(self, user: str, device: str) -> str:
+        """What was noted of it, "" = nothing."""
+        with self.server.step():
+            new, until = self.server.renamed.get((user, device), ("", 0))
+            return new if until > self.server.now else ""
 
     async def owners(self, devices: Sequence[str]) -> list[str]:
         """Whose these devices are, "" = nobody's."""
@@ -86,12 +104,12 @@ class MemoryDevices(DeviceMoves):
         with self.server.step():
             return _ordered((self.server.devices.get(user) or {}).values())
 
-    async def page(self, after: str = "") -> DevicePage:
+    async def page(self, after: str = "") -> ports.DevicePage:
         """All devices, a page at a time."""
         with self.server.step():
             users = sorted(user for user in self.server.devices if user > after)
             pairs = tuple((user, device) for user in users for device in self.server.devices[user].values())
-            return DevicePage(pairs, "")
+            return ports.DevicePage(pairs, "")
 
 
 class MemoryPushes:
@@ -113,62 +131,81 @@ class MemoryPushes:
             if "read" not in self.stream.ends:
                 self.stream.ends.put("read", (0, 0))
 
-    async def history(self, want: int, after: str) -> PushesRead:
+    async def history(self, want: int, after: str) -> ports.PushesRead:
         """What this process was given before and has not settled."""
         stream, mine = self.stream, self.consumer()
         with self.server.step():
             if "read" not in stream.ends:
-                raise GroupLost
+                raise ports.GroupLost
             first = stream_id(after or "0")
             own = [at for at in stream.pending if at > first and stream.holders.get(at) == mine]
             found = sorted(own)[:want]
             for at in found:
                 stream.pending.put(at, self.server.now)
             entries = tuple(stream.entries[at] for at in found if at in stream.entries)
-            return PushesRead(entries, after=f"{found[-1][0]}-{found[-1][1]}" if found else "")
+            return ports.PushesRead(entries, after=f"{found[-1][0]}-{found[-1][1]}" if found else "")
 
-    async def claim(self, idle_ms: int, want: int, after: str) -> PushesRead:
+    async def claim(self, idle_ms: int, want: int, after: str) -> ports.PushesRead:
         """Take over what nobody has settled for idle_ms."""
         with self.server.step():
             entries, lost, following = self.stream.claim(
                 self.server.now, idle_ms, want, after, self.consumer()
             )
-            return PushesRead(entries, (), lost, following)
+            return ports.PushesRead(entries, (), lost, following)
 
-    async def read(self, want: int) -> PushesRead:
+    async def read(self, want: int) -> ports.PushesRead:
         """The next entries."""
         with self.server.step():
-            return PushesRead(self.stream.read(self.server.now, want, self.consumer()))
+            return ports.PushesRead(self.stream.read(self.server.now, want, self.consumer()))
 
-    async def look(self, entries: Sequence[PushEntry]) -> Look:
+    async def keep(self, held: Mapping[str, int]) -> frozenset[str]:
+        """Entries in hand, each with the ms since it was read or kept: those that are still this process's."""
+        stream, me, kept = self.stream, self.consumer(), set()
+        with self.server.step():
+            for entry, ms in held.items():
+                at = stream_id(entry)
+                idle = self.server.now - (stream.pending.get(at) or 0)
+                if at in stream.pending and stream.holders.get(at) == me and idle + KEEP_SLACK >= ms:
+                    stream.pending.put(at, self.server.now)
+                    kept.add(entry)
+        return frozenset(kept)
+
+    async def look(self, entries: Sequence[PushEntry]) -> ports.Look:
         """What stands behind entries; in order, all of them."""
         with self.server.step():
-            return Look(self.server.now, self.server.run, tuple(map(self._look, entries)))
+            return ports.Look(self.server.now, self.server.run, tuple(map(self._look, entries)))
 
-    def _look(self, entry: PushEntry) -> Looked:
-        row = row_of(self.server.box(entry.user), entry.notification)
+    def _look(self, entry: PushEntry) -> ports.Looked:
+        try:
+            self.server.hazard("look", entry.user, entry.notification)
+            row = row_of(self.server.box(entry.user), entry.notification)
+            if row.standing == "row":
+                self.server.hazard("devices", entry.user, entry.notification)
+        except ItemError as error:
+            return ports.Looked(entry, Row("broken", record=str(error)))
         if row.standing != "row":
-            return Looked(entry, row)
+            return ports.Looked(entry, row)
         found = _ordered((self.server.devices.get(entry.user) or {}).values())
         meant = [one for one in found if lane_of(one) == self.lane and entry.device in ("", one.id)]
         whose = [(one, self.server.owners.get(one.id, ("", 0, ""))[0]) for one in meant]
-        own = tuple(one for one, owner in whose if owner == entry.user)
+        own = tuple(one for one, owner in whose if owner == entry.user and one.token)
+        newer = tuple(one for one, owner in whose if owner == entry.user and not one.token)
         strangers = tuple(one for one, owner in whose if owner not in (entry.user, ""))
-        return Looked(entry, row, own, strangers)
+        return ports.Looked(entry, row, own, strangers, newer)
 
-    async def settle(self, settlements: Sequence[Settlement]) -> PushesSettled:
+    async def settle(self, settlements: Sequence[ports.Settlement]) -> ports.PushesSettled:
         """Write down what became of entries and acknowledge them."""
         with self.server.step():
-            return PushesSettled(tuple(map(self._tried, settlements)))
+            return ports.PushesSettled(tuple(map(self._tried, settlements)))
 
-    def _tried(self, one: Settlement) -> str:
+    def _tried(self, one: ports.Settlement) -> str:
         try:
             self.server.hazard("settle", one.entry.user, one.entry.notification)
             return self._settle(one)
         except ItemError as error:
             return str(error)
 
-    def _settle(self, one: Settlement) -> str:
+    def _settle(self, one: ports.Settlement) -> str:
         arrived = [judged for judged in one.results if judged.verdict.kind == "done"]
         for judged in arrived:
             key = self._key(judged)
@@ -188,11 +225,11 @@ class MemoryPushes:
         self.stream.acknowledge(one.entry.id)
         return "done"
 
-    def _key(self, judged: Judged) -> tuple[str, str, str, str]:
+    def _key(self, judged: ports.Judged) -> tuple[str, str, str, str]:
         delivery = judged.delivery
         return self.tagged, delivery.user, delivery.notification, delivery.device.id
 
-    def _apply(self, entry: PushEntry, judged: Judged) -> None:
+    def _apply(self, entry: PushEntry, judged: ports.Judged) -> None:
         delivery, verdict = judged.delivery, judged.verdict
         device = delivery.device.id
         if verdict.kind == "later":
@@ -202,7 +239,7 @@ class MemoryPushes:
         elif verdict.kind == "bury":
             self._bury(entry, device, verdict.reason, verdict.detail)
 
-    def _later(self, judged: Judged, verdict: Verdict) -> None:
+    def _later(self, judged: ports.Judged, verdict: Verdict) -> None:
         delivery, key = judged.delivery, self._key(judged)
         waiting = self.server.waiting.get(key)
         if waiting is None or waiting.seq <= delivery.seq:
@@ -212,7 +249,7 @@ class MemoryPushes:
             )  # fmt: skip
             self.server.waiting.put(key, Waiting(verdict.at, str(self.lane), delivery.seq, again))
 
-    def _forget(self, judged: Judged) -> None:
+    def _forget(self, judged: ports.Judged) -> None:
         delivery, before = judged.delivery, judged.verdict.before
         gone = self._take_off(delivery.user, delivery.device.id, before)
         if gone is not None:
@@ -227,7 +264,7 @@ class MemoryPushes:
     def _take_off(self, user: str, device: str, before: int) -> Device | None:
         gone = take_off(self.server, user, device, before)
         if gone is not None:
-            release(self.server, user, gone)
+            release(self.server, user, Listed(gone.id, gone.registered))
         return gone
 
     def _bury(self, entry: PushEntry, device: str, reason: str, detail: str) -> None:
@@ -241,12 +278,12 @@ class MemoryPushes:
         """Here nothing is ever broken: entries are not text."""
         assert not broken
 
-    async def depth(self) -> Depth:
+    async def depth(self) -> ports.Depth:
         """How much lies in the stream, and how old the oldest entry is."""
         with self.server.step():
             found = self.stream.entries
             queued = min(found)[0] if found else self.server.now
-            return Depth(len(found), max(0, self.server.now - queued) / 1000, queued)
+            return ports.Depth(len(found), max(0, self.server.now - queued) / 1000, queued)
 
     async def wait(self, seconds: float) -> None:
         """Return when something may have been appended, at the latest after so many seconds."""
@@ -259,10 +296,17 @@ class MemoryPushes:
 class MemoryDue:
     """What is to be sent later, on one shard (ports.DueLog). `wait(seconds)` passes the time."""
 
-    def __init__(self, server: MemoryServer, shard: int, wait: Callable[[float], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        server: MemoryServer,
+        shard: int,
+        wait: Callable[[float], Awaitable[None]],
+        rules: Rules | None = None,
+    ) -> None:
         self.server, self.tagged, self.wait = server, keys.tag(shard), wait
+        self.rules = rules or Rules()
 
-    async def wake(self) -> Woken:
+    async def wake(self) -> ports.Woken:
         """Bring what is due back to its lane; a part of it at a time."""
         with self.server.step():
             mine = {key: one for key, one in self.server.waiting.items() if key[0] == self.tagged}
@@ -270,7 +314,44 @@ class MemoryDue:
             for _, key in due:
                 self.server.push(keys.pushes(self.tagged, mine[key].lane), mine[key].entry)
                 self.server.waiting.cut(key)
-            return Woken(len(due), len(mine) - len(due))
+            return ports.Woken(len(due), len(mine) - len(due))
+
+    async def tidy(self) -> ports.Tidied:
+        """Settle what nobody has taken from its lane until long after its deadline; a part of it at a time."""
+        server, left, reasons, more = self.server, TIDY_PAGE, list[str](), False
+        with server.step():
+            for name in sorted(server.lanes.get(self.tagged, ())):
+                stream = server.lane(keys.pushes(self.tagged, name))
+                first = [stream.entries[at] for at in sorted(stream.entries)[:left]]
+                gone = 0
+                for entry in first:
+                    why = self._tidied(name, entry) if entry.deadline + ABANDONED <= server.now else None
+                    if why is not None:
+                        reasons += why
+                        stream.discard(entry.id)
+                        gone += 1
+                more |= bool(gone) and len(first) == left
+                left -= gone
+        return ports.Tidied(tuple(reasons), more)
+
+    def _tidied(self, lane: str, entry: PushEntry) -> list[str] | None:
+        """Why it is buried; nothing where the push is not needed any more. None: it stays."""
+        server = self.server
+        try:
+            server.hazard("look", entry.user, entry.notification)
+            why = buried(row_of(server.box(entry.user), entry.notification), 0, 1)
+        except ItemError as error:
+            if entry.deadline + DAY > server.now:
+                return None
+            why = "unreadable", str(error)
+        if why is None:
+            return []
+        dead = Dead(
+            server.now, why[0], why[1], entry.notification, entry.id, entry.user,
+            entry.as_text().encode(), lane, entry.device or ALL,
+        )  # fmt: skip
+        server.bury(self.tagged, self.rules, dead)
+        return [why[0]]
 
 
 def lane_of(device: Device) -> Lane:
@@ -305,9 +386,9 @@ def take_off(server: MemoryServer, user: str, device: str, before: int) -> Devic
     return one
 
 
-def release(server: MemoryServer, user: str, device: Device) -> None:
-    if server.owners.get(device.id, ("", 0, ""))[:2] == (user, device.registered):
-        server.owners.cut(device.id)
+def release(server: MemoryServer, user: str, one: Listed) -> None:
+    if server.owners.get(one.device, ("", 0, ""))[:2] == (user, one.registered):
+        server.owners.cut(one.device)
 
 
 def _ordered(devices: Iterable[Device]) -> tuple[Device, ...]:

@@ -134,6 +134,12 @@ class Stream(Generic[E]):
             self.holders.cut(at)
             self.entries.cut(at)
 
+    def discard(self, entry: str) -> None:
+        """Whether it is pending or not."""
+        at = stream_id(entry)
+        for table in (self.pending, self.holders, self.entries):
+            table.cut(at)
+
     def claim(
         self, now: int, idle: int, want: int, after: str, holder: str = ""
     ) -> tuple[tuple[E, ...], tuple[str, ...], str]:
@@ -279,6 +285,8 @@ class MemoryServer:
         self.devices: Table[str, dict[str, Device]] = Table(self)
         # device -> (user, registered, who had it before)
         self.owners: Table[str, tuple[str, int, str]] = Table(self)
+        self.lanes: Table[str, frozenset[str]] = Table(self)  # by tag: those that devices have ever had
+        self.renamed: Table[tuple[str, str], tuple[str, int]] = Table(self)  # (user, device): what, until
         self.waiting: Table[tuple[str, str, str, str], Waiting] = Table(
             self
         )  # tag, user, notification, device

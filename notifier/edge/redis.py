@@ -101,8 +101,10 @@ PARTS: Final = {
     "mark": ("inbox", "records", "bells"),
     "page": ("inbox", "records"),
     "refresh": ("inbox",),
-    "look": ("inbox", "records", "devices"),
-    "settle": ("inbox", "devices"),
+    "look": ("inbox", "records", "standing", "devices"),
+    "settle": ("inbox", "devices", "waiting"),
+    "wake": ("waiting",),
+    "tidy": ("inbox", "records", "standing"),
     "device": ("devices",),
 }
 

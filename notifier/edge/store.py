@@ -65,6 +65,8 @@ class Scripts:
         self.look = load_script("look", edit)
         self.settle = load_script("settle", edit)
         self.wake = load_script("wake", edit)
+        self.tidy = load_script("tidy", edit)
+        self.keep = load_script("keep", edit)
         self.device = load_script("device", edit)
 
     def all(self) -> list[Script]:
@@ -189,15 +191,20 @@ class RedisLog:
 
     async def depth(self) -> Depth:
         """How much lies in the stream, and how old the oldest entry is by the server's clock."""
-        asked = (
-            self.calls.call("TIME"),  # first: what is appended behind it is younger
-            self.calls.call("XLEN", self.stream),
-            self.calls.call("XRANGE", self.stream, "-", "+", "COUNT", "1"),
-        )
-        clock, count, first = await first_fault(gatherResults(asked, consumeErrors=True))
-        now = int(clock[0]) * 1000 + int(clock[1]) // 1000
-        accepted = int(first[0][0].partition(b"-")[0]) if first else now
-        return Depth(count, max(0.0, (now - accepted) / 1000), accepted)
+        return await depth_of(self.calls, self.stream)
+
+
+async def depth_of(calls: Connection, stream: str) -> Depth:
+    """How much lies in a stream, and how old the oldest entry is by the server's clock."""
+    asked = (
+        calls.call("TIME"),  # first: what is appended behind it is younger
+        calls.call("XLEN", stream),
+        calls.call("XRANGE", stream, "-", "+", "COUNT", "1"),
+    )
+    clock, count, first = await first_fault(gatherResults(asked, consumeErrors=True))
+    now = int(clock[0]) * 1000 + int(clock[1]) // 1000
+    accepted = int(first[0][0].partition(b"-")[0]) if first else now
+    return Depth(count, max(0.0, (now - accepted) / 1000), accepted)
 
 
 def _check(status: bytes) -> None:

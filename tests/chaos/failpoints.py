@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from types import ModuleType
 from typing import Any, Final, NoReturn
 
 from twisted.internet.defer import Deferred
@@ -38,6 +39,7 @@ POINTS: Final = {
 PATIENCE: Final = 60.0  # s to wait for a reply before dying without it
 LAST: Final = "the last words of this process"
 LISTENS: Final = "listens: "
+Mortal = tuple[ModuleType, str, type]  # a module, a name in it, and the class that takes its place
 
 
 class Fate:
@@ -162,14 +164,24 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def main(arguments: Sequence[str], program: Callable[[], Any] = run) -> None:
-    """Start twistd; POINT is one of POINTS, or `none`."""
+MORTALS: Final[Sequence[Mortal]] = (
+    (service, "RedisLog", MortalLog),
+    (service, "RedisShards", MortalShards),
+    (service, "House", EagerHouse),
+)
+
+
+def main(
+    arguments: Sequence[str], program: Callable[[], Any] = run, *, points: Iterable[str] = POINTS,
+    mortals: Sequence[Mortal] = MORTALS,
+) -> None:  # fmt: skip
+    """Start twistd; POINT is one of `points`, or `none`."""
     Fate.point, Fate.left = arguments[0], int(arguments[1])
-    if Fate.point not in (*POINTS, "none"):
-        raise SystemExit(f"no point {Fate.point!r}; there are: none, {', '.join(POINTS)}")
-    for name, mortal in (("RedisLog", MortalLog), ("RedisShards", MortalShards), ("House", EagerHouse)):
-        assert hasattr(service, name)
-        setattr(service, name, mortal)
+    if Fate.point not in (*points, "none"):
+        raise SystemExit(f"no point {Fate.point!r}; there are: none, {', '.join(points)}")
+    for module, name, mortal in mortals:
+        assert hasattr(module, name)
+        setattr(module, name, mortal)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.argv = ["twistd", "--nodaemon", "--pidfile=", "notifier", *arguments[2:]]
     program()

@@ -8,6 +8,7 @@ import stat
 import pytest
 
 from tests.cli.program import Program, Said
+from tests.servers import Valkey
 
 APPLE = "0a" * 32
 CANARY = "0a0a0a0a"
@@ -74,7 +75,7 @@ def test_export_and_import_are_the_same_devices(beside: Program) -> None:
         with (beside.folder / "old.jsonl").open("a") as file:
             file.write(json.dumps(line | {"registered": 1_700_000_000_000 + number}) + "\n")
     first = beside.run("device", "import", "old.jsonl")
-    assert (first.code, first.err) == (0, "120 devices imported, 0 registered by others since, 0 refused\n")
+    assert (first.code, first.err) == (0, "120 devices imported, 0 superseded, 0 refused\n")
     said = beside.run("device", "export", "new.jsonl")
     assert (said.code, said.err) == (0, "120 devices\n")
     assert stat.S_IMODE((beside.folder / "new.jsonl").stat().st_mode) == 0o600
@@ -88,10 +89,20 @@ def test_export_and_import_are_the_same_devices(beside: Program) -> None:
     # a device that moved since stays where it is
     assert add(beside, "mover", f"{5:064x}").code == 0
     again = beside.run("device", "import", "-", given=new.encode())
-    assert again.err == "119 devices imported, 1 registered by others since, 0 refused\n"
+    assert again.err == "119 devices imported, 1 superseded, 0 refused\n"
     assert len(ids(beside, "mover")) == 1
     assert beside.run("device", "export", "new.jsonl").code == 2
     assert rows(beside.run("device", "export").out)[-1][0] == "u9"
+
+
+def test_an_export_says_what_it_cannot_read(beside: Program, valkey: Valkey) -> None:
+    add(beside, "7", APPLE)
+    valkey.call("HSET", "dev:{0}:7", "d" * 22, "2a photos 5 what only a newer version reads")
+    said = beside.run("device", "export")
+    assert (said.code, len(said.out.splitlines())) == (1, 1)
+    assert said.err.splitlines() == [
+        "1 devices", "1 more were registered by a newer version of notifier: export them with that one",
+    ]  # fmt: skip
 
 
 def test_lines_that_are_no_devices_are_told_by_number(beside: Program) -> None:
@@ -101,7 +112,7 @@ def test_lines_that_are_no_devices_are_told_by_number(beside: Program) -> None:
     assert said.code == 1
     told = said.err.splitlines()
     assert [line.partition(":")[0] for line in told[:-1]] == ["line 1", "line 4", "line 5", "line 6"]
-    assert told[-1] == "1 devices imported, 0 registered by others since, 4 refused"
+    assert told[-1] == "1 devices imported, 0 superseded, 4 refused"
 
 
 @pytest.mark.parametrize(

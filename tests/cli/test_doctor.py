@@ -9,6 +9,7 @@ import pytest
 
 from tests.cli.program import Program, Said
 from tests.sandboxes import SandboxProcess
+from tests.servers import Valkey
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +103,21 @@ def test_a_secret_that_others_can_read_is_refused(notifier: Program, sandbox: Sa
 def test_usage(notifier: Program, sandbox: SandboxProcess) -> None:
     assert ask(notifier, "").code == 2
     assert ask(notifier, sandbox.toml(), "--app", "other").code == 2
+
+
+def test_lanes_that_nobody_sends_on_are_found(
+    notifier: Program, sandbox: SandboxProcess, redis_url: str, valkey: Valkey
+) -> None:
+    (notifier.folder / "n.toml").write_text(sandbox.toml())
+    lanes = ("doctor", "lanes", "--config", "n.toml", "--redis", redis_url)
+    for app in ("demo", "photos"):
+        toml = () if app == "photos" else ("--config", "n.toml")
+        more = ("device", "add", "7", "--platform", "apns", "--app", app, "--redis", redis_url, *toml)
+        assert notifier.run(*more, given=(("0a" if app == "demo" else "0b") * 32).encode()).code == 0
+    said = notifier.run(*lanes)
+    assert (said.code, words(said)) == (0, [("ok", "demo:apns"), ("ok", "demo:fcm"), ("ok", "photos:apns")])
+    valkey.call("XADD", "push:{0}:photos:apns", "*", "push", "1 7 n 1 - 0 0 0")
+    said = notifier.run(*lanes)
+    assert (said.code, words(said)[2]) == (1, ("FAIL", "photos:apns"))
+    assert "1 pushes wait" in said.out
+    assert "not in this configuration" in said.out

@@ -152,9 +152,12 @@ RINGS: Final[dict[str, dict[str, str]]] = {
     "NotifierSlowClients": {"notifier_slow_clients_total": "0+10x60", "notifier_sessions": "100x60"},
     "NotifierGaps": {"notifier_gaps_total": "0+120x60", "notifier_deliveries_total": "0+600x60"},
     "NotifierScrapeErrors": {"notifier_scrape_errors_total": "0+1x60"},
-    "NotifierLaneDown": {'notifier_push_breaker{app="photos",provider="apns"}': "2x60"},
+    "NotifierLaneDown": {'notifier_push_breaker{app="photos",environment="production",provider="apns"}': "2x60"},
     "NotifierLaneSuspended": {'notifier_push_suspended{app="photos",provider="fcm"}': "1x60"},
     "NotifierPushesWait": {'notifier_push_backlog{app="photos",provider="fcm"}': "20000x60"},
+    "NotifierLaneUnread": {'notifier_push_backlog{app="(unconfigured)",provider="fcm"}': "1x60"},
+    "NotifierPushesUnsettled": {'notifier_push_unsettled{app="photos",provider="fcm"}': "1x60"},
+    "NotifierPushBugs": {"notifier_push_bugs_total": "0+1x60"},
     "NotifierCertificateEnds": {'notifier_push_certificate_expires{app="photos"}': "86400x60"},
 }  # fmt: skip
 # A day like any other. Counters that nobody should see rise stand still.
@@ -188,9 +191,12 @@ QUIET: Final = {
     "notifier_group_recreated_total": FLAT,
     "notifier_scrape_errors_total": FLAT,
     "notifier_lease_changes_total": "0 1+0x59",
-    'notifier_push_breaker{app="photos",provider="apns"}': "0x55 2 1 0 0 0",
+    'notifier_push_breaker{app="photos",environment="production",provider="apns"}': "0x55 2 1 0 0 0",
     'notifier_push_suspended{app="photos",provider="fcm"}': FLAT,
     'notifier_push_backlog{app="photos",provider="fcm"}': "12x60",
+    'notifier_push_backlog{app="(unconfigured)",provider="fcm"}': FLAT,
+    'notifier_push_unsettled{app="photos",provider="fcm"}': "0x55 3 0 0 0 0",
+    "notifier_push_bugs_total": FLAT,
     'notifier_push_certificate_expires{app="photos"}': "9000000x60",
     'notifier_push_certificate_expires{app="keyed"}': FLAT,
 }  # fmt: skip

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from notifier.edge.embedded import free_port
 from tests import reactor
@@ -46,6 +48,25 @@ def opened(server: Valkey, kind: type[W], shards: int = 1) -> W:
         return world
 
     return reactor.run(build())
+
+
+def explored(
+    server: Valkey, case: Callable[[RedisWorld], type[RuleBasedStateMachine]], examples: int, steps: int
+) -> None:
+    """Run a state machine, which `case` makes for a world over this server."""
+    world = opened(server, RedisWorld)
+    try:
+        run_state_machine_as_test(
+            case(world),
+            settings=settings(
+                max_examples=examples,
+                stateful_step_count=steps,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    finally:
+        reactor.run(world.close())
 
 
 @pytest.fixture(params=["memory", "valkey", "redis7", "cluster"])

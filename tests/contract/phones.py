@@ -70,7 +70,7 @@ class Process:
             self.log, lane, self.gate, provider, world.devices(), Looks(), self.metrics, self.clock,
             lambda: 0.5, self.reports.append,
         )  # fmt: skip
-        self.due = Due(world.due(shard), self.metrics)
+        self.due = Due(world.due(shard), self.metrics, self.clock)
 
     def clock(self) -> float:
         return self.world.now() / 1000
@@ -101,4 +101,4 @@ def steps(world: World) -> DeviceSteps:
 
 async def enlist(world: World, user: str, devices: Iterable[Device]) -> None:
     for device in devices:
-        assert await world.devices().register(user, device)
+        assert await world.devices().restore(user, device)  # which keeps the time they have

@@ -8,12 +8,11 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from notifier.core.inbox import NOTIFICATION, Bell, Join, Joined, Mark, Page, Place, parse
 from tests import reactor
-from tests.contract.conftest import opened
+from tests.contract.conftest import explored
 from tests.contract.world import ISSUED, Ear, MemoryWorld, Reader, RedisWorld, World, event, people
 from tests.servers import Valkey
 
@@ -264,24 +263,10 @@ async def _depth(side: Side) -> int:
 
 
 def explore(valkey: Valkey, examples: int, steps: int) -> None:
-    world = opened(valkey, RedisWorld)
+    def case(world: RedisWorld) -> type[RuleBasedStateMachine]:
+        return type("Case", (Oracle,), {"real": world, "real_ear": reactor.run(world.ear())})
 
-    class Case(Oracle):
-        real = world
-        real_ear = reactor.run(world.ear())
-
-    try:
-        run_state_machine_as_test(
-            Case,
-            settings=settings(
-                max_examples=examples,
-                stateful_step_count=steps,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
-    finally:
-        reactor.run(world.close())
+    explored(valkey, case, examples, steps)
 
 
 def test_memory_is_an_oracle_of_the_scripts(valkey: Valkey) -> None:

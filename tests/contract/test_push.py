@@ -11,9 +11,9 @@ from twisted.internet.defer import Deferred
 
 from notifier.core import keys
 from notifier.core.inbox import Join, Mark
-from notifier.core.lanes import PushEntry
+from notifier.core.lanes import Lane, PushEntry
 from notifier.core.model import Verdict
-from notifier.edge.push_store import RedisPushes
+from notifier.edge.push_store import ABANDONED, Listed, RedisPushes
 from notifier.edge.redis import Connection
 from notifier.ports import GroupLost, Judged, Looked, PushLog, Settlement
 from tests.contract.phones import (
@@ -144,6 +144,21 @@ async def test_a_retry_finds_its_device_alone(world: World) -> None:
     assert [each.devices for each in look.found] == [(other,), ()]
 
 
+async def test_each_entry_of_a_batch_finds_its_devices_once(world: World) -> None:
+    """Whatever was asked for before it: an entry for all, retries for one, another retry for the same."""
+    one, other = phone("a", registered=1), phone("b", registered=2)
+    await enlist(world, U, [one, other])
+    log, found, _ = await one_entry(world)
+    whole = found.entry
+    named = [msgspec.structs.replace(whole, device=device.id) for device in (one, other)]
+    asked = [named[0], named[0], named[1], whole, named[1], whole]
+    look = await log.look(asked)
+    assert [each.devices for each in look.found] == [
+        (one,), (one,), (other,), (one, other), (other,), (one, other),
+    ]  # fmt: skip
+    assert [each.devices for each in (await log.look(asked[:3])).found] == [(one,), (one,), (other,)]
+
+
 @pytest.mark.parametrize(
     ("kind", "standing"), [("seen", "seen"), ("read", "read"), ("delete", "retracted"), ("ack", "row")]
 )
@@ -229,8 +244,8 @@ async def test_a_device_of_another_is_not_sent_to(world: World) -> None:
     mine, moved, lost = phone("a"), phone("b"), phone("c")
     await enlist(world, U, [mine, moved, lost])
     log, found, run = await one_entry(world)
-    await steps(world).claim(V, moved, "always")  # V's process has died behind its first step
-    await steps(world).release(U, [lost])
+    await steps(world).claim(V, moved.id, None)  # V's process has died behind its first step
+    await steps(world).release(U, [Listed(lost.id, lost.registered)])
     (after,) = (await log.look([found.entry])).found
     assert (after.devices, after.strangers) == ((mine,), (moved,))
     settled = await log.settle([Settlement(found.entry, run, (judged(after, DONE),), (moved,))])
@@ -577,6 +592,7 @@ async def test_a_settlement_that_fails_is_done_again_without_sending_again(real:
     assert "WRONGTYPE" in process.reports[0]
     await real.calls.call("DEL", keys.later(TAG))
     await process.run()
+    await process.sender.release()  # without the pause between two tries
     assert len(provider.sent) == 1
     assert len(await real.waiting()) == 1
 
@@ -597,3 +613,140 @@ async def test_a_sender_without_redis_says_so_and_loses_nothing(real: RedisWorld
     await real.calls.call("RENAME", "aside", keys.devices(U, 1))
     await process.run()
     assert len(provider.sent) == 1
+
+
+# -- what cannot be read, and what nobody reads
+
+
+async def test_an_inbox_that_cannot_be_read_stops_nobody_elses_pushes(world: World) -> None:
+    await enlist(world, U, [phone("a")])
+    await enlist(world, V, [phone("b")])
+    await Reader(world).deliver(event("comment", to=[U, V]))
+    await world.spoil(U)
+    provider = FakeProvider()
+    process = Process(world, provider)
+    await process.run()
+    assert provider.told() == [phone("b").id]
+    assert (await process.log.depth()).entries == 1, "it may be mended"
+    await world.mend(U)
+    process.sender.drop()
+    await process.run()
+    assert provider.told() == [phone("a").id]
+
+
+async def test_devices_that_cannot_be_read_stop_nobody_elses_pushes(world: World) -> None:
+    await enlist(world, U, [phone("a")])
+    await enlist(world, V, [phone("b")])
+    log, found, _ = await one_entry(world, V)
+    await Reader(world).deliver(event("comment", to=U))
+    (entry,) = (await log.read(10)).entries
+    await world.spoil_devices(U)
+    look = await log.look([entry, found.entry])
+    assert [one.row.standing for one in look.found] == ["broken", "row"]
+    assert look.found[0].row.record
+    assert (look.found[0].devices, len(look.found[1].devices)) == ((), 1)
+
+
+async def test_what_cannot_be_read_three_times_is_buried(world: World) -> None:
+    await enlist(world, U, [phone()])
+    await Reader(world).deliver(event("comment", to=U))
+    await world.spoil_devices(U)
+    process = Process(world, FakeProvider())
+    for _ in range(3):
+        await process.run()
+        process.sender.drop()
+    (letter,) = await world.letters("unreadable")
+    assert letter.to == U
+    assert (await process.log.depth()).entries == 0
+
+
+LEFT = Lane("left", "apns")  # of an app that is configured nowhere any more
+
+
+async def abandoned(world: World, name: str = "old", user: str = U) -> PushEntry:
+    """A push for a row that is there, as it lies in a lane long after its deadline."""
+    await Reader(world).deliver(event("comment", to=user, eid=name, at=world.now(), thing=name))
+    return PushEntry("", user, name, world.now() - ABANDONED - 1)
+
+
+async def test_a_lane_that_nobody_reads_holds_what_may_still_be_sent_and_no_more(world: World) -> None:
+    await enlist(world, U, [phone("a", LEFT), phone("b")])
+    late = await abandoned(world)
+    await world.put(LEFT, msgspec.structs.replace(late, deadline=world.now() - ABANDONED + HOUR), late)
+    await world.put(APNS, late)
+    process = Process(world, FakeProvider())
+    await process.due.once()
+    letters = await world.letters("expired")
+    assert {(letter.lane, letter.source, letter.to, letter.device) for letter in letters} == {
+        ("left:apns", "old", U, "-"), ("demo:apns", "old", U, "-"),
+    }  # fmt: skip
+    assert letters[0].raw == late.as_text().encode()
+    assert process.metrics.dead_letters["expired"] == 2
+    assert (await world.pushes(LEFT).depth()).entries == 2
+    assert (await world.pushes(APNS).depth()).entries == 1
+
+
+async def test_what_is_abandoned_but_was_seen_is_no_dead_letter(world: World) -> None:
+    """A lane may lie there for days while its provider is down; who read the rest meanwhile misses nothing."""
+    world.use(cap=2)
+    await enlist(world, U, [phone("a", LEFT)])
+    gone, old, late = [await abandoned(world, name) for name in ("gone", "old", "late")]
+    where = place(await load(world, U))
+    await world.inbox().mark([Mark(U, "seen", str(where.birth), where.run, 2, ())])
+    await Reader(world).deliver(event("uncomment", to=U, eid="x", at=world.now() + 1, thing="late"))
+    await enlist(world, V, [phone("b", LEFT)])
+    broken = await abandoned(world, "broken", V)
+    await world.spoil(V)
+    nobody = msgspec.structs.replace(late, user=people(3)[2])
+    await world.put(LEFT, gone, old, late, broken, nobody)
+    await world.put(LEFT, msgspec.structs.replace(broken, deadline=world.now() - 24 * HOUR))
+    tidied = await world.due().tidy()
+    assert sorted(tidied.buried) == ["forgotten", "trimmed", "unreadable"]
+    for reason, entry in (("trimmed", gone), ("unreadable", broken), ("forgotten", nobody)):
+        (letter,) = await world.letters(reason)
+        assert (letter.source, letter.to, letter.detail != "") == (entry.notification, entry.user, True)
+    assert await world.letters("expired") == []
+    assert (await world.due().tidy()).buried == (), "what cannot be read may be mended, for a day"
+    await world.mend(V)
+    assert len((await world.due().tidy()).buried) == 1
+
+
+async def test_what_is_abandoned_in_mass_goes_a_part_at_a_time(world: World) -> None:
+    await enlist(world, U, [phone("a", LEFT), phone("b", FCM)])
+    late = await abandoned(world)
+    await world.put(LEFT, *[late] * 150)
+    await world.put(FCM, *[late] * 20)
+    due = world.due()
+    tidied = [await due.tidy() for _ in range(3)]
+    assert [one.more for one in tidied] == [True, False, False]
+    assert len(tidied[0].buried) <= 100
+    assert sum(len(one.buried) for one in tidied) == len(await world.letters("expired")) == 170
+    assert [(await world.pushes(lane).depth()).entries for lane in (LEFT, FCM)] == [1, 1], (
+        "what is young stays"
+    )
+
+
+async def test_what_is_abandoned_in_a_readers_hand_is_gone_for_it(world: World) -> None:
+    """It has hung for an hour behind the deadline; what it says then changes nothing."""
+    await enlist(world, U, [phone()])
+    late = await abandoned(world)
+    log = world.pushes(APNS)
+    await log.create()
+    await log.read(1)
+    await world.put(APNS, late)
+    (entry,) = (await log.read(1)).entries
+    await world.due().tidy()
+    look = await log.look([entry])
+    assert (await log.settle([Settlement(entry, look.run)])).states == ("gone",)
+    assert (await log.claim(0, 10, "")).lost == ()
+
+
+async def test_tidying_goes_on_while_there_is_more_and_then_rests(world: World) -> None:
+    await enlist(world, U, [phone("a", LEFT)])
+    await world.put(LEFT, *[await abandoned(world)] * 150)
+    process = Process(world, FakeProvider())
+    assert [await process.due.once() for _ in range(3)] == [True, False, False]
+    assert process.metrics.dead_letters["expired"] == 150
+    await world.put(LEFT, await abandoned(world, "another"))
+    await process.due.once()
+    assert process.metrics.dead_letters["expired"] == 150, "not before a minute has passed"

@@ -5,21 +5,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import hypothesis.strategies as st
 import msgspec
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from notifier.core.inbox import Mark
 from notifier.core.lanes import BURIALS, PushEntry
-from notifier.core.model import Verdict
+from notifier.core.model import Device, Verdict
+from notifier.edge.push_store import Listed
 from notifier.ports import Judged, Look, PushLog, Settlement
 from tests import reactor
-from tests.contract.conftest import opened
+from tests.contract.conftest import explored
 from tests.contract.phones import APNS, phone, steps
 from tests.contract.world import MemoryWorld, Reader, RedisWorld, World, event, load, people, place
 from tests.servers import Valkey
@@ -37,6 +37,12 @@ VERDICTS = [
 
 users = st.sampled_from(USERS)
 numbers = st.integers(0, 999)
+
+
+def timeless(devices: Iterable[Device]) -> list[Device]:
+    """In an order that two clocks agree on; when one was registered now, they do not."""
+    told = (msgspec.structs.replace(one, registered=min(one.registered, 10**6)) for one in devices)
+    return sorted(told, key=lambda one: one.id)
 
 
 class Job(msgspec.Struct):
@@ -76,7 +82,7 @@ class Side:
         job = self.jobs[which % len(self.jobs)]
         job.look = await self.log(job.who).look(job.entries)
         return [
-            (one.row.standing, one.row.seq, one.row.unread, one.devices, one.strangers)
+            (one.row.standing, one.row.seq, one.row.unread, timeless(one.devices), timeless(one.strangers))
             for one in job.look.found
         ]
 
@@ -89,7 +95,7 @@ class Side:
         at = 0
         for found in job.look.found:
             results = []
-            for device in found.devices:
+            for device in sorted(found.devices, key=lambda one: one.id):
                 verdict, at = VERDICTS[chosen[at % len(chosen)]], at + 1
                 results.append(Judged(found.entry.delivery(device, found.row.seq), verdict, "Unregistered"))
                 if verdict.kind == "done":
@@ -117,7 +123,7 @@ class Side:
                 reason: sorted((x.to, x.source, x.device) for x in await self.world.letters(reason))
                 for reason in BURIALS
             },
-            "devices": [await self.world.devices().of(user) for user in USERS],
+            "devices": [timeless(await self.world.devices().of(user)) for user in USERS],
             "owners": [await self.world.owner(one.id) for one in PHONES],
             "dead": [(x.user, x.device.id) for x in await self.world.dead_tokens()],
             "depth": (await self.log("one").depth()).entries,
@@ -133,6 +139,8 @@ class Phones(RuleBasedStateMachine):
     def begin(self) -> None:
         self.base = int(time.time() * 1000)
         self.events = 0
+        self.names: list[str] = []
+        self.known = False  # the lane, by a device
         self.promised: set[tuple[str, str, str]] = set()
         self.kept: dict[str, str] = {}  # device -> whose it has been since
         memory = MemoryWorld()
@@ -165,6 +173,7 @@ class Phones(RuleBasedStateMachine):
     def happen(self, user: str, kind: str, thing: int) -> None:
         self.events += 1
         name = f"e{self.events}:{thing}"
+        self.names.append(name)
         raw = event(kind, to=user, eid=name, at=self.base + self.events, thing=str(thing % 3))
 
         async def deliver(side: Side) -> None:
@@ -187,21 +196,39 @@ class Phones(RuleBasedStateMachine):
     @rule(user=users, which=st.sampled_from(PHONES), again=st.integers(0, 3))
     def register(self, user: str, which: Any, again: int) -> None:
         device = msgspec.structs.replace(which, registered=which.registered + again)
-        self.both(lambda side: side.world.devices().register(user, device))  # type: ignore[arg-type, return-value]
-        if self.kept.get(device.id) != user:
+
+        async def bring(side: Side) -> bool:
+            devices = side.world.devices()
+            return await (devices.restore(user, device) if again else devices.register(user, device))
+
+        brought = self.both(bring)
+        self.known = True
+        if brought and self.kept.get(device.id) != user:
             self._no_more(user, device.id)
             self.kept[device.id] = user
 
     @rule(user=users, which=st.sampled_from(PHONES))
     def claim_only(self, user: str, which: Any) -> None:
         """A process that died behind the first step."""
-        self.both(lambda side: steps(side.world).claim(user, which, "always"))  # type: ignore[arg-type, return-value]
+        self.both(lambda side: claimed(side, user, which.id))
         if self.kept.get(which.id) != user:
             self._no_more(user, which.id)
 
     @rule(user=users, which=st.sampled_from(PHONES))
     def unregister(self, user: str, which: Any) -> None:
         self.both(lambda side: side.world.devices().unregister(user, which.id))  # type: ignore[arg-type, return-value]
+        if self.kept.get(which.id) == user:
+            self._no_more(user, which.id)
+
+    @rule(user=users, which=st.sampled_from(PHONES))
+    def disclaim(self, user: str, which: Any) -> None:
+        """Redis forgets whose a device is."""
+
+        async def release(side: Side) -> None:
+            listed = [one for one in await side.world.devices().of(user) if one.id == which.id]
+            await steps(side.world).release(user, [Listed(one.id, one.registered) for one in listed])
+
+        self.both(release)
         if self.kept.get(which.id) == user:
             self._no_more(user, which.id)
 
@@ -241,6 +268,22 @@ class Phones(RuleBasedStateMachine):
         for side in self.sides:
             if side.jobs:
                 del side.jobs[which % len(side.jobs)]
+
+    @rule(user=users, thing=numbers)
+    def abandon(self, user: str, thing: int) -> None:
+        """A push that nobody has read, long after its deadline, for a row in whatever state."""
+        if not self.known:
+            return
+        number = 1 + thing % (self.events + 1)
+        names = [name for name in self.names if name.startswith(f"e{number}:")]
+        entry = PushEntry("", user, names[0] if names else "never", 1)
+
+        async def tidy(side: Side) -> object:
+            await side.world.put(APNS, entry)
+            return await side.world.due().tidy()
+
+        self.both(tidy)
+        self._compare()
 
     @rule()
     def wake(self) -> None:
@@ -293,28 +336,19 @@ class Phones(RuleBasedStateMachine):
             assert found != "row", f"{user} was never told of {name} on {device}"
 
 
+async def claimed(side: Side, user: str, device: str) -> str:
+    return (await steps(side.world).claim(user, device, None)).before
+
+
 async def _standing(log: PushLog, user: str, name: str) -> str:
     return (await log.look([PushEntry("1-1", user, name, 2**50)])).found[0].row.standing
 
 
 def explore(valkey: Valkey, examples: int, steps: int) -> None:
-    world = opened(valkey, RedisWorld)
+    def case(world: RedisWorld) -> type[RuleBasedStateMachine]:
+        return type("Case", (Phones,), {"real": world})
 
-    class Case(Phones):
-        real = world
-
-    try:
-        run_state_machine_as_test(
-            Case,
-            settings=settings(
-                max_examples=examples,
-                stateful_step_count=steps,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
-    finally:
-        reactor.run(world.close())
+    explored(valkey, case, examples, steps)
 
 
 def test_memory_is_an_oracle_of_the_scripts_of_phones(valkey: Valkey) -> None:

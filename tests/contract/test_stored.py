@@ -14,7 +14,7 @@ from notifier.core.inbox import Join, Joined, Mark, Page, Place, parse
 from notifier.edge.redis import ReplyError
 from notifier.edge.store import Scripts
 from notifier.ports import NotMarked
-from tests.contract.phones import FakeProvider, Process, enlist, phone
+from tests.contract.phones import APNS, FakeProvider, Process, enlist, phone
 from tests.contract.world import ISSUED, NOWHERE, Reader, RedisWorld, event, ids, load, people, place
 from tests.stored import State
 
@@ -217,14 +217,14 @@ async def test_a_trim_passes_over_any_number_of_holes_at_once(real: RedisWorld, 
 
 
 async def test_what_is_damaged_stops_nobody_else_s_pushes(real: RedisWorld) -> None:
-    """An inbox, and the list of somebody's devices."""
+    """An inbox, which is looked at once more, and a device, whose part of the push is buried."""
     damages = (
-        (keys.inbox(V, 1), "state", "1 damaged"),
-        (keys.devices(V, 1), phone("b").id, "damaged"),
+        (keys.inbox(V, 1), "state", "1 damaged", 1),
+        (keys.devices(V, 1), phone("b").id, "damaged", 0),
     )
     await enlist(real, U, [phone("a")])
     await enlist(real, V, [phone("b")])
-    for n, (key, field, value) in enumerate(damages):
+    for n, (key, field, value, looks) in enumerate(damages):
         await Reader(real).deliver(event("comment", to=[V], thing=str(n)))
         await Reader(real).deliver(event("comment", to=[U], thing=str(n)))
         good = await real.calls.call("HGET", key, field)
@@ -233,8 +233,8 @@ async def test_what_is_damaged_stops_nobody_else_s_pushes(real: RedisWorld) -> N
         process = Process(real, provider)
         await process.run()
         assert [one.user for one in provider.sent] == [U]
-        assert len(process.reports) == 1
-        assert (await process.log.depth()).entries == 1, "it is looked at once more"
+        assert len(process.reports) == looks
+        assert (await process.log.depth()).entries == looks
         process.sender.drop()
         await process.run()
         assert (await process.log.depth()).entries == 0
@@ -249,3 +249,5 @@ async def test_a_device_that_cannot_be_read_costs_itself_alone(real: RedisWorld)
     provider = FakeProvider()
     await Process(real, provider).run()
     assert provider.told() == [phone("a").id]
+    (letter,) = await real.letters("unreadable")
+    assert (letter.to, letter.device, letter.lane) == (U, phone("b").id, str(APNS))

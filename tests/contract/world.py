@@ -17,7 +17,7 @@ from notifier.core import keys
 from notifier.core.backlog import Backlog
 from notifier.core.inbox import Bell, Join, Joined, Place, Record, parse
 from notifier.core.intake import REASONS, Intake
-from notifier.core.lanes import Lane, Rule
+from notifier.core.lanes import Lane, PushEntry, Rule
 from notifier.core.model import Device
 from notifier.edge.bus import RedisBus
 from notifier.edge.memory import (
@@ -128,6 +128,8 @@ class World(Protocol):
     async def life_left(self, user: str) -> int: ...
     async def spoil(self, user: str) -> None: ...
     async def mend(self, user: str) -> None: ...
+    async def spoil_devices(self, user: str) -> None: ...
+    async def put(self, lane: Lane, *entries: PushEntry) -> None: ...
     async def die(self, incarnation: str) -> None: ...
     async def present(self, user: str) -> set[str]: ...
     async def new_run(self, user: str) -> None: ...
@@ -143,11 +145,14 @@ class MemoryWorld(World):
         self.rules = Rules(shards=shards, buckets=4)
         self.server = MemoryServer(int(time.time() * 1000))
         self.spoiled: set[str] = set()
+        self.without_devices: set[str] = set()
         self.server.hazard = self._hazard
 
     def _hazard(self, stage: str, user: str, event_id: str) -> None:
         if stage in ("item", "look") and user in self.spoiled:
             raise ItemError(f"{user} is spoiled")
+        if stage == "devices" and user in self.without_devices:
+            raise ItemError(f"the devices of {user} are spoiled")
 
     def log(self, incarnation: str = "one", stream: str = "", tagged: str = TAG) -> EventLog:
         return MemoryLog(self.server, self.rules, stream or self.stream, tagged, incarnation, self._wait)
@@ -170,7 +175,7 @@ class MemoryWorld(World):
         return MemoryPushes(self.server, self.rules, shard, lane, lambda: f"slot-{incarnation}", self._wait)
 
     def due(self, shard: int = 0) -> DueLog:
-        return MemoryDue(self.server, shard, pause)
+        return MemoryDue(self.server, shard, pause, self.rules)
 
     def devices(self) -> Devices:
         return MemoryDevices(self.server, self.rules)
@@ -249,6 +254,13 @@ class MemoryWorld(World):
 
     async def mend(self, user: str) -> None:
         self.spoiled.discard(user)
+
+    async def spoil_devices(self, user: str) -> None:
+        self.without_devices.add(user)
+
+    async def put(self, lane: Lane, *entries: PushEntry) -> None:
+        for entry in entries:
+            self.server.push(keys.pushes(TAG, lane), entry)
 
     async def die(self, incarnation: str) -> None:
         self.server.alive.cut((0, incarnation))
@@ -440,6 +452,14 @@ class RedisWorld(World):
         await self.calls.call("DEL", key)
         if await self.calls.call("EXISTS", f"aside:{key}"):
             await self.calls.call("RENAME", f"aside:{key}", key)
+
+    async def spoil_devices(self, user: str) -> None:
+        await self.calls.call("DEL", keys.devices(user, self.rules.shards))
+        await self.calls.call("SET", keys.devices(user, self.rules.shards), "not a hash")
+
+    async def put(self, lane: Lane, *entries: PushEntry) -> None:
+        for entry in entries:
+            await self.calls.call("XADD", keys.pushes(TAG, lane), "*", "push", entry.as_text())
 
     async def die(self, incarnation: str) -> None:
         await self.calls.call("DEL", f"alive:{TAG}:{incarnation}")

@@ -31,6 +31,7 @@ EFFECTS: list[tuple[Outcome, Effect]] = [
     (Outcome("reconnect_retry", "fcm", 401, "UNAUTHENTICATED", None, "credential"), "bad"),
     (GOAWAY, "bad"),
     (not_sent("apns", "refused"), "bad"),
+    (not_sent("apns", "waited"), "none"),
     (paced("fcm", 7), "pause"),
     (SHUT, "none"),
     (QUOTA, "pause"),

@@ -18,6 +18,7 @@ from notifier.core.devices import (
     decode,
     device_id,
     encode,
+    owner,
     register,
     shown,
     surplus,
@@ -176,14 +177,36 @@ def test_a_device_reads_back_as_it_was_stored(device: Device) -> None:
 
 
 def test_what_a_newer_process_wrote_is_left_alone() -> None:
-    assert decode("d", "2a demo 5 whatever") is None
-    assert decode("d", "") is None
+    for version in ("2", "10"):
+        assert decode("d", f"{version}a demo 5 whatever") == Device("d", "apns", "demo", "", 5)
+    assert decode("d", "2w demo 5 a provider of later times") is None
 
 
-@pytest.mark.parametrize("line", ["1", "1x demo 5 []", "1a demo x []", "1a demo 5 {}", "1a demo 5 ["])
+@pytest.mark.parametrize(
+    ("value", "user"),
+    [
+        (None, ""), (b"", ""), (b"garbage", ""), (b"1 ana", ""), (b"1 ana x -", ""), (b"1 \xff 5 -", ""),
+        (b"1 ana 5 -", "ana"), (b"1 ana 5 ben", "ana"), (b"12 ana 5 - and more", "ana"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_whose_a_device_is(value: bytes | None, user: str) -> None:
+    assert owner(value) == user
+
+
+@pytest.mark.parametrize("line", ["", "1", "1x demo 5 []", "1a demo x []", "1a demo 5 {}", "1a demo 5 ["])
 def test_a_broken_line_is_told(line: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         decode("d", line)
+
+
+@pytest.mark.parametrize(
+    "line", ["canary", "canary demo 5 []", "1a demo 5 [canary", '1a demo 5 ["canary"]', "1c canary 5 []"]
+)
+def test_what_is_told_of_a_broken_line_has_no_token(line: str) -> None:
+    with pytest.raises(ValueError, match=r".+") as told:
+        decode("d", line)
+    assert "canary" not in str(told.value)
 
 
 def test_who_has_too_many_loses_the_oldest() -> None:
@@ -193,6 +216,8 @@ def test_who_has_too_many_loses_the_oldest() -> None:
     assert [each.id for each in surplus(devices, 2)] == ["b"]
     assert [each.id for each in surplus(devices, 1)] == ["b", "c"]
     assert [each.id for each in surplus(devices, 0)] == ["b", "c", "a"]
+    assert [each.id for each in surplus(devices, 1, "b")] == ["c", "a"]
+    assert [each.id for each in surplus(devices, 0, "b")] == ["c", "a"]
 
 
 def test_no_token_is_shown() -> None:

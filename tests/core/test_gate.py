@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from notifier.core.breaker import BreakerRule
-from notifier.core.gate import Gate, GateRule, Moment
+from notifier.core.gate import HELD_A_SECOND, IN_USE, Gate, GateRule, Moment, Room
 from notifier.core.guard import GuardRule
 from notifier.core.model import Delivery, Device, Outcome, Verdict
 
@@ -32,28 +32,90 @@ def fail(gate: Gate, times: int, outcome: Outcome = DOWN, seconds: float = 0.0) 
 
 def test_while_all_is_well_everything_is_read_and_sent() -> None:
     gate = Gate(RULE, 0)
-    assert gate.room(0, 100) == 100
+    assert gate.room(0, 100) == Room(100)
     assert gate.hold(ONE, at(0), 0.5) is None
     assert gate.judge(ONE, OK, at(0), at(1), 0.5) == Verdict("done")
 
 
-def test_an_open_lane_reads_nothing_then_one_then_all() -> None:
+def opened(failures: int = 2) -> tuple[Gate, float]:
+    """A lane that is closed, and when it is tried."""
     gate = Gate(RULE, 0)
-    fail(gate, 2)
-    assert gate.state(0) == "open"
-    assert gate.room(0, 100) == 0
-    until = gate.breaker.until
+    fail(gate, failures)
+    until = gate.ways["production"].breaker.until
     assert until is not None
-    assert gate.room(until, 100) == 1
-    gate.trying += 1
-    assert gate.room(until, 100) == 0, "another batch is trying"
-    gate.trying -= 1
+    return gate, until
+
+
+def test_an_open_lane_reads_nothing_then_one_then_all() -> None:
+    gate, until = opened()
+    assert gate.state(0) == "open"
+    assert gate.room(0, 100) == Room(0)
+    assert gate.room(until, 100) == Room(1, trying=True)
+    assert gate.room(until, 100) == Room(0), "another batch is trying"
     assert gate.hold(ONE, at(until), 0.5) is None
     held = gate.hold(ONE, at(until), 0.5)
     assert held is not None
     assert (held.kind, held.tries, held.at) == ("later", 0, int(until * 1000) + 1_500)
+    gate.tried(1)
+    assert gate.room(until, 100) == Room(0), "the one that tries is under way"
     gate.judge(ONE, OK, at(until), at(until), 0.5)
-    assert gate.room(until, 100) == 100
+    assert gate.room(until, 100) == Room(100)
+
+
+def test_entries_that_need_no_request_are_no_try_and_pass_ever_faster() -> None:
+    gate, until = opened()
+    read = []
+    for _ in range(9):
+        room = gate.room(until, 100)
+        assert room.trying
+        read.append(room.entries)
+        gate.tried(room.entries)
+    assert read == [1, 2, 4, 8, 16, 32, 64, 100, 100]
+    gate.room(until, 100)
+    assert gate.hold(ONE, at(until), 0.5) is None
+    gate.tried(100)
+    gate.judge(ONE, DOWN, at(until), at(until), 0.5)
+    again = gate.ways["production"].breaker.until
+    assert again is not None
+    assert gate.room(again, 100) == Room(1, trying=True)
+    gate.tried(0)
+    assert gate.room(again, 100) == Room(1, trying=True), "an empty lane is no reason to read more of it"
+
+
+SANDBOX = msgspec.structs.replace(ONE, device=msgspec.structs.replace(DEVICE, environment="sandbox"))
+
+
+def test_each_host_has_its_own_breaker() -> None:
+    gate, _ = opened()
+    assert gate.room(0, 100) == Room(0), "nobody was seen who is reached by the other"
+    assert gate.hold(SANDBOX, at(0), 0.5) is None
+    assert gate.room(0, 100) == Room(100), "for the sake of the other"
+    held = gate.hold(ONE, at(0), 0.5)
+    assert held is not None
+    assert held.kind == "later"
+    assert (gate.state(0), gate.state(0, "sandbox")) == ("open", "closed")
+    for _ in range(2):
+        gate.judge(SANDBOX, DOWN, at(0), at(0), 0.5)
+    assert (gate.state(0, "sandbox"), gate.room(0, 100)) == ("open", Room(0))
+
+
+def test_a_host_that_nobody_uses_any_more_keeps_no_lane_open() -> None:
+    gate = Gate(RULE, 0)
+    assert gate.hold(SANDBOX, at(0), 0.5) is None
+    late = IN_USE + 1
+    fail(gate, 2, seconds=late)
+    assert gate.room(late, 100) == Room(0)
+
+
+def test_what_a_breaker_holds_while_the_lane_is_read_comes_back_at_a_bounded_rate() -> None:
+    gate, until = opened()
+    waits = []
+    for _ in range(5_000):
+        held = gate.hold(ONE, at(0), 0.5)
+        assert held is not None
+        waits.append(held.at / 1000 - until)
+    assert waits == sorted(waits)
+    assert waits[-1] - waits[0] == pytest.approx(5_000 / HELD_A_SECOND, rel=0.01)
 
 
 def test_what_is_held_too_long_is_buried() -> None:

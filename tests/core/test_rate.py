@@ -121,3 +121,18 @@ def test_never_more_than_the_burst_and_the_rate(takes: list[tuple[int, float]], 
             last = max(last, now + turn.wait)
             sent += turn.taken
     assert sent <= RULE.most * RULE.burst + last * RULE.most + 1e-6
+
+
+def test_who_share_it_keep_to_it_together() -> None:
+    rates = [Rate(RULE) for _ in range(4)]
+    for rate in rates:
+        rate.sharers = 4
+    sent, now = 0, 0.0
+    while now < 180.0:
+        now += 0.1
+        sent += sum(rate.take(1, now, 0.0).taken for rate in rates) if now > 120.0 else 0
+        for rate in rates if now <= 120.0 else ():
+            rate.take(1, now, 0.0)
+    assert sent <= 60 * RULE.most
+    rates[0].sharers = 1  # the others have gone
+    assert wait(rates[0], 100, now + 30.0) == 0.0

@@ -160,7 +160,7 @@ async def test_a_clock_that_was_wrong_costs_one_answer_and_no_push(tmp_path: Pat
 async def test_a_clock_that_stays_wrong_is_told_and_not_hammered(tmp_path: Path) -> None:
     async with sandboxed(tmp_path) as world:
         world.skew = 7200.0
-        outcomes = await world.apns().send(requests(TOKENS[:3]))
+        outcomes = await world.apns(sizes=ONE).send(requests(TOKENS[:3]))
         expired = ["reconnect_retry 403 ExpiredProviderToken"] * 2
         assert kinds(outcomes) == [*expired, "reconnect_retry 0 unreachable"]
         assert world.sandbox.factories["apns"].counts.answers["403"] <= 3

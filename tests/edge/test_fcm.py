@@ -232,3 +232,46 @@ async def test_the_quota_spreads_what_comes_at_once(tmp_path: Path) -> None:
         assert told == ["delivered 200"] * taken + ["reconnect_retry 0 paced"] * (len(many) - taken)
         assert 0 < taken < len(many)
         assert {outcome.retry_after for outcome in outcomes[taken:]} == {1}
+
+
+async def test_a_stop_does_not_wait_for_those_whose_turn_has_not_come(tmp_path: Path) -> None:
+    async with sandboxed(tmp_path) as world:
+        fcm = world.fcm(rate=RateRule(most=1.0, burst=1.0, ramp=1e6, start=1.0))
+        assert kinds(await fcm.send(asked(PHONES[:1]))) == ["delivered 200"]
+        waiting = Deferred.fromCoroutine(fcm.send(asked(PHONES[1:2])))
+        await pause(0.1)
+        before = waiting.called
+        stopped = Deferred.fromCoroutine(fcm.stop())
+        assert (before, waiting.called) == (False, True)
+        assert kinds(await waiting) == ["reconnect_retry 0 refused"]
+        assert kinds(await fcm.send(asked(PHONES[2:3]))) == ["reconnect_retry 0 waited"]
+        await stopped
+        assert world.shown(PHONES[1]) == 0
+
+
+async def test_a_token_that_comes_late_sends_nothing_that_was_looked_at_before(tmp_path: Path) -> None:
+    limits = msgspec.structs.replace(LIMITS, wait_within=0.2)
+    async with sandboxed(tmp_path) as world:
+        fcm = world.fcm(limits)
+        token = fcm._tokens.token
+
+        async def late() -> str:
+            await pause(0.5)
+            fcm._tokens.token = token  # type: ignore[method-assign]
+            return await token()
+
+        fcm._tokens.token = late  # type: ignore[method-assign]
+        assert kinds(await fcm.send(asked(PHONES[:3]))) == ["reconnect_retry 0 waited"] * 3
+        assert kinds(await fcm.send(asked(PHONES[:3]))) == ["delivered 200"] * 3
+
+
+async def test_processes_share_the_rate(tmp_path: Path) -> None:
+    async with sandboxed(tmp_path) as world:
+        there = [1]
+        rate = RateRule(most=200.0, burst=1.0, ramp=1e6, start=1.0)
+        fcm = world.fcm(rate=rate, processes=lambda: there[0])
+        assert kinds(await fcm.send(asked())) == ["delivered 200"] * 40
+        there[0] = 20
+        outcomes = kinds(await fcm.send(asked(nid="n2")))
+        assert 0 < outcomes.count("delivered 200") < 40
+        assert outcomes[-1] == "reconnect_retry 0 paced"

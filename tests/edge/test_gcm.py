@@ -146,13 +146,14 @@ async def test_a_gateway_that_hangs_is_asked_eight_things_and_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(gcm, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(gcm, "FRESH", 0.3)
     async with gateway() as (there, ours):
         there.hang = True
         many = [one for number in range(20) for one in asked(PHONES[:1], f"n{number}")]
         sending = Deferred.fromCoroutine(ours.send(many))
         await until(lambda: len(there.asked) == 8)
         outcomes = await sending
-        assert sorted(kinds(outcomes)) == ["reconnect_retry 0 refused"] * 12 + ["unknown 0 timeout"] * 8
+        assert sorted(kinds(outcomes)) == ["reconnect_retry 0 waited"] * 12 + ["unknown 0 timeout"] * 8
         assert len(there.asked) == 8
 
 

@@ -245,7 +245,8 @@ class Receiver(Sender[C]):
     def _reset(self, number: int, code: int, reason: str) -> None:
         """Ends an open stream from our side."""
         self._out.append(frames.rst_stream(number, code))
-        self._results.append(Unknown(self._close_stream(number), reason, "garbled"))
+        status = self._status(number)
+        self._results.append(Unknown(self._close_stream(number), reason, "garbled", status))
 
     def _on_data(self, flags: int, number: int, payload: bytes, now: float) -> None:
         self._give_back(len(payload))  # padding and streams that have ended count as well (6.9)
@@ -290,12 +291,14 @@ class Receiver(Sender[C]):
         _expect("RST_STREAM", len(payload), 4)
         if not self._is_open(number, "RST_STREAM", now):
             return
-        stream, code = self._partial.get(number), frames.number(payload)
+        code, status = frames.number(payload), self._status(number)
         reason = f"the server has reset the stream: {code_name(code)}"
         # 8.7: refused means that nothing was done; but not once it has begun to answer.
-        untouched = code == REFUSED_STREAM and (stream is None or stream.response is None)
+        untouched = code == REFUSED_STREAM and not status
         context = self._close_stream(number)
-        self._results.append(Refused(context, reason) if untouched else Unknown(context, reason, "reset"))
+        self._results.append(
+            Refused(context, reason) if untouched else Unknown(context, reason, "reset", status)
+        )
 
     # --- Windows and settings ---
 
@@ -388,7 +391,12 @@ class Receiver(Sender[C]):
         self._drain(reason)
         # 6.8: what is above was not processed and never will be; what is below may still be answered.
         for above in sorted(number for number in (*self._awaiting, *self._partial) if number > last):
-            self._results.append(Refused(self._close_stream(above), reason))
+            status = self._status(above)
+            context = self._close_stream(above)
+            # Who has begun to answer has processed it, whatever it says now.
+            self._results.append(
+                Unknown(context, reason, "reset", status) if status else Refused(context, reason)
+            )
 
     def _on_priority(self, flags: int, number: int, payload: bytes, now: float) -> None:
         if not number:

@@ -34,18 +34,22 @@ class Unknown(Struct, Generic[C], frozen=True, gc=False):
     """It may have been processed: send it again with the same ids.
 
     `cause`: lost, the connection is gone; reset, the server has reset the stream; garbled, what came is no answer.
+    `status`: of an answer that had begun and was cut off, 0 where none had.
     """
 
     context: C
     reason: str
     cause: Cause = "lost"
+    status: int = 0
 
 
 class Expired(Struct, Generic[C], frozen=True, gc=False):
-    """Its time on this connection is over. `sent` False: certainly not processed; True: it may have been."""
+    """Its time on this connection is over. `sent` False: certainly not processed; True: it may have been, or was,
+    where its answer had begun with a `status`."""
 
     context: C
     sent: bool
+    status: int = 0
 
 
 Result: TypeAlias = Answered[C] | Refused[C] | Unknown[C] | Expired[C]

@@ -275,7 +275,8 @@ class Sender(Generic[C]):
         late = sorted(number for number in (*self._awaiting, *self._partial) if number < bound)
         for number in late:
             self._out.append(frames.rst_stream(number, CANCEL))
-            self._results.append(Expired(self._close_stream(number), sent=True))
+            status = self._status(number)
+            self._results.append(Expired(self._close_stream(number), sent=True, status=status))
         if late:
             self.doubtful = True
             self._ping(now)  # is it the answer that is late, or has the server gone?
@@ -284,6 +285,11 @@ class Sender(Generic[C]):
         payload = self._keepalive.ask(now)
         if payload is not None:
             self._out.append(frames.ping(payload))
+
+    def _status(self, number: int) -> int:
+        """What the answer of an open stream has begun with; 0: nothing has come."""
+        stream = self._partial.get(number)
+        return stream.response.status if stream is not None and stream.response is not None else 0
 
     def _close_stream(self, number: int) -> C:
         """Forgets an open stream. The push's context comes back."""
@@ -298,8 +304,12 @@ class Sender(Generic[C]):
         self.closed = True
         self._out.clear()  # what is called certainly not processed must not leave any more
         for number in sorted((*self._awaiting, *self._partial)):
-            kind = Unknown if number < self._pulled else Refused
-            self._results.append(kind(self._close_stream(number), reason))
+            status = self._status(number)
+            context = self._close_stream(number)
+            sent = number < self._pulled
+            self._results.append(
+                Unknown(context, reason, status=status) if sent else Refused(context, reason)
+            )
 
     def _take_results(self) -> list[Result[C]]:
         results, self._results = self._results, []

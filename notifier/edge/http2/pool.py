@@ -2,7 +2,7 @@
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Generic
 
 from msgspec import Struct
@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from notifier.core.breaker import Backoff, Breaker, BreakerRule, BreakerState
-from notifier.core.http2 import Answered, Expired, Limits, NotAccepting, Refused, Result, Template
+from notifier.core.http2 import Answered, Expired, Limits, NotAccepting, Refused, Result, Template, Unknown
 from notifier.core.http2.errors import NO_ERROR
 from notifier.core.http2.results import C
 from notifier.core.steady import Steady
@@ -41,12 +41,35 @@ class Sizes(Struct, frozen=True, kw_only=True):
 
 
 class Counts(Struct):
-    """What has happened in a pool since its start. `replayed`: pushes that were sent again by the pool itself."""
+    """What has happened in a pool, or in several that share this, since the start.
+
+    `made`, `failed`: connections. `goaways`: of servers, in connections that have ended. `replayed`: pushes that were
+    sent again by the pool itself. Pushes that ended without a whole answer: `refused`, `reset`, `lost`, `garbled`,
+    `late` (no answer in time), `waited` (no room in time).
+    """
 
     made: int = 0
     failed: int = 0
     goaways: int = 0
     replayed: int = 0
+    refused: int = 0
+    reset: int = 0
+    lost: int = 0
+    garbled: int = 0
+    late: int = 0
+    waited: int = 0
+
+    def note(self, results: Iterable[Result[Any]]) -> None:
+        """How pushes have ended, but for those that were answered."""
+        for result in results:
+            kind = type(result)
+            if kind is Refused:
+                self.refused += 1
+            elif type(result) is Unknown:
+                setattr(self, result.cause, getattr(self, result.cause) + 1)
+            elif type(result) is Expired:
+                self.late += result.sent
+                self.waited += not result.sent
 
 
 class Push(Generic[C]):
@@ -85,9 +108,10 @@ class Pool(Generic[C]):
         breaker: Breaker | None = None,
         chance: Callable[[], float] = random.random,
         current: Callable[[Template], Template] | None = None,
+        counts: Counts | None = None,
     ) -> None:
         """`current`: the template to send instead of the one that a push was given: while it waited, or was
-        sent again, the token in it may have been renewed."""
+        sent again, the token in it may have been renewed. `counts`: where to count, if others count there too."""
         self._reactor = reactor
         self._seconds = Steady(reactor.seconds)
         self._endpoint = endpoint
@@ -98,8 +122,9 @@ class Pool(Generic[C]):
         self._backoff = Backoff()
         self._chance = chance
         self._current = current
-        self.counts = Counts()
+        self.counts = Counts() if counts is None else counts
         self._queue: deque[Push[C]] = deque()
+        self._late: list[Result[Push[C]]] = []
         self._resting: list[Push[C]] = []  # refused by a server that goes on, until _rest is over
         self._rest: Any = None
         self._refusals = Backoff()
@@ -112,6 +137,7 @@ class Pool(Generic[C]):
         self._retry: Any = None
         self._watch: Any = None
         self._review: Any = None
+        self._heard = float("-inf")  # when the server has last answered
         self._departed = 0  # connections that the server closed in peace before they had served, in a row
         self._enough = True  # no push had to wait since the last review
         self._stopped: Deferred[None] | None = None
@@ -127,6 +153,11 @@ class Pool(Generic[C]):
     def state(self) -> BreakerState:
         """The breaker's: open, nothing is accepted; half_open, the next connection decides."""
         return self._breaker.state(self._seconds())
+
+    @property
+    def answering(self) -> bool:
+        """The server has answered anything in as long as it may take for one answer."""
+        return bool(self.connections) and self._seconds() - self._heard <= self._limits.answer_within
 
     @property
     def retry_at(self) -> float:
@@ -148,15 +179,19 @@ class Pool(Generic[C]):
         """Connections that are made, those that drain as well."""
         return sum(1 for _ in self._live())
 
-    def push(self, push: Push[C]) -> None:
-        """Sends it at the end of this turn of the reactor, or when there is room. Raises NotAccepting."""
+    def push(self, push: Push[C], since: float | None = None) -> None:
+        """Sends it at the end of this turn of the reactor, or when there is room. Raises NotAccepting.
+
+        `since`: when its time to wait began, in the reactor's seconds; None: now.
+        """
         now, until = self._seconds(), self._breaker.until
         if self._stopped is not None or (until is not None and now < until):
             why = "the pool is stopped" if self._stopped else f"the breaker is open: {self.fault}"
             raise NotAccepting(why)
         if len(self._queue) >= self._sizes.waiting:
             raise NotAccepting(f"{len(self._queue)} pushes wait already")
-        push.since = now
+        # Ours is a clock that does not go back: what counts of theirs is how long ago it was.
+        push.since = now if since is None else now - max(0.0, self._reactor.seconds() - since)
         self._queue.append(push)
         if self._turn is None:
             self._schedule()
@@ -218,13 +253,20 @@ class Pool(Generic[C]):
             self._enough = False
             self._watch_queue()
             self._grow()
+        if self._late:
+            late, self._late = self._late, []
+            self._tell(late)
 
     def _hand_over(self, protocol: PushProtocol[Push[C]], share: int, now: float) -> None:
         core, queue, current = protocol.core, self._queue, self._current
+        late = now - self._limits.wait_within
         for _ in range(min(share, core.room)):
-            if core.window <= 0:
-                break
+            if core.window <= 0 or core.waiting:
+                break  # there it would wait anew
             push = queue.popleft()
+            if push.since <= late:  # behind one whose time began later
+                self._late.append(Expired(push, sent=False))
+                continue
             if current is not None:
                 push.template = current(push.template)
             core.push(push, push.template, push.values, push.body, now)
@@ -236,7 +278,7 @@ class Pool(Generic[C]):
         while self._queue and self._queue[0].since <= late:
             expired.append(Expired(self._queue.popleft(), sent=False))
         if expired:
-            self._ended(expired)
+            self._tell(expired)
 
     def _watch_queue(self) -> None:
         if self._watch is None or not self._watch.active():
@@ -252,7 +294,11 @@ class Pool(Generic[C]):
         self._resting.clear()
         self._queue.clear()
         if refused:
-            self._ended(refused)
+            self._tell(refused)
+
+    def _tell(self, results: list[Result[Push[C]]]) -> None:
+        self.counts.note(results)
+        self._ended(results)
 
     # --- What connections say ---
 
@@ -293,11 +339,12 @@ class Pool(Generic[C]):
         else:
             self._queue.extendleft(reversed(again))
         if final:
-            self._ended(final)
+            self._tell(final)
         if self._queue:
             self._schedule()
 
     def _answered(self, connection: PushProtocol[Push[C]]) -> None:
+        self._heard = self._seconds()
         self._refusals.reset()
         # While it is open the answers are to what was sent before: they say nothing of why it was opened.
         if connection not in self._served or self.state == "half_open":
@@ -309,7 +356,8 @@ class Pool(Generic[C]):
     def _let_rest(self, pushes: list[Push[C]]) -> None:
         self._resting += pushes
         if self._rest is None:
-            pause = self._refusals.pause(self._chance())
+            # By half of the time that a push may wait it is tried again, or it would rest until it is too late.
+            pause = min(self._refusals.pause(self._chance()), self._limits.wait_within / 2)
             self._rest = self._reactor.callLater(pause, self._rested)
 
     def _rested(self) -> None:

@@ -1,12 +1,15 @@
 -- What scripts know of a person's devices: a hash of device id -> "<version><provider> <app> <registered> <JSON>", and
 -- in `lanes` the lanes of them all, "<app>:<provider>" parted by spaces. What stands in front of the JSON is the same
--- in every version. In front of the scripts that change devices; `tag` is set before.
+-- in every version, so that an older process keeps the lanes of a device that only a newer one can read.
+-- In front of the scripts that know devices; `tag` is set before.
+local VERSION_OF_DEVICES = '1'
 local PROVIDERS = {a = 'apns', f = 'fcm'}
 
-local function device_of(line)  -- lane, registered
-  local provider, app, registered = string.match(line, '^%d+(%a) (%S+) (%d+) ')
-  if not provider then error('not a device: ' .. string.sub(line, 1, 20)) end
-  return app .. ':' .. (PROVIDERS[provider] or provider), tonumber(registered)
+-- Lane, registered (ms), whether this version wrote it; nothing for a damaged line, which costs its own device alone.
+local function device_of(line)
+  local version, provider, app, registered = string.match(line, '^(%d+)(%a) (%S+) (%d+) ')
+  if not version then return nil end
+  return app .. ':' .. (PROVIDERS[provider] or provider), tonumber(registered), version == VERSION_OF_DEVICES
 end
 
 -- All devices of a person: id -> line.
@@ -15,7 +18,7 @@ local function devices_of(key)
   for at = 1, #flat, 2 do
     if flat[at] ~= 'lanes' then found[flat[at]] = flat[at + 1] end
   end
-  return found
+  return found, #flat / 2
 end
 
 -- The lanes of devices, by name in order, so that equal sets are written alike.
@@ -23,13 +26,13 @@ local function lanes_of_devices(found)
   local known, lanes = {}, {}
   for _, line in pairs(found) do
     local lane = device_of(line)
-    if not known[lane] then
+    if lane and not known[lane] then
       known[lane] = true
       lanes[#lanes + 1] = lane
     end
   end
   table.sort(lanes)
-  return table.concat(lanes, ' ')
+  return table.concat(lanes, ' '), lanes
 end
 
 -- Takes devices off the list. `lanes` goes first: should the removal fail, the repeat finds them still there.
@@ -38,7 +41,7 @@ local function drop_devices(key, found, ids)
   if next(found) == nil then
     redis.call('DEL', key)
   else
-    redis.call('HSET', key, 'lanes', lanes_of_devices(found))
+    redis.call('HSET', key, 'lanes', (lanes_of_devices(found)))
     redis.call('HDEL', key, unpack(ids))
   end
 end

@@ -1,24 +1,41 @@
--- look: what stands behind push entries of one lane. ARGV: tag, lane, bytes of devices at most,
--- entries (msgpack): user, notification, device or "-", one behind the other.
+-- look: what stands behind push entries of one lane. ARGV: tag, lane, bytes and work at most, entries (msgpack): user,
+-- notification, device or "-", one behind the other. Work is counted in fields that are read.
 -- Returns {now, run, people, entries}: a person is {birth, run, unread, {device id, line, ...}}, an entry
 -- {standing, seq, record, its person}; fewer entries than asked for where the devices are many: ask again for the rest.
 -- standing: row | retracted | seen | read | trimmed | forgotten | broken, where the record is what is wrong with what is
 -- stored and there is no person (0): one damaged inbox stops nobody else's pushes. Nothing is written.
-local lane, left = ARGV[2], tonumber(ARGV[3])
-local asked = cmsgpack.unpack(ARGV[4])
+local lane, left, work = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local asked = cmsgpack.unpack(ARGV[5])
 assert(#asked % 3 == 0, 'look: bad entries')
 local people, boxes, number_of, entries = {}, {}, {}, {}
+local whole = {}  -- by person: all devices are in the list
 
-local function devices_on_lane(user)  -- only asked for where something is to be sent
-  local mine = {}
-  for id, line in pairs(devices_of('dev:' .. tag .. ':' .. user)) do
-    if device_of(line) == lane then
-      mine[#mine + 1] = id
-      mine[#mine + 1] = line
-      left = left - #line
-    end
+local function keep(mine, id, line)
+  local at_lane = line and device_of(line)
+  if line and (at_lane == lane or not at_lane) then  -- what is damaged may have been on this lane: it is told
+    mine[#mine + 1] = id
+    mine[#mine + 1] = line
+    left = left - #line
   end
-  return mine
+end
+
+-- Only asked for where something is to be sent. A retry names its device: another look at fifty would be for nothing.
+local function bring_devices(user, number, device)
+  if whole[number] then return end
+  local key, mine = 'dev:' .. tag .. ':' .. user, {}
+  if device ~= '-' then
+    mine = people[number][4]
+    for at = 1, #mine, 2 do
+      if mine[at] == device then return end
+    end
+    keep(mine, device, call('HGET', key, device))
+  else
+    local found, count = devices_of(key)
+    work = work - count
+    for id, line in pairs(found) do keep(mine, id, line) end
+    people[number][4] = mine
+    whole[number] = true
+  end
 end
 
 local function person(user)
@@ -28,38 +45,26 @@ local function person(user)
     number = #people + 1
     number_of[user] = number
     boxes[number] = box or false
-    people[number] = {box and int(box.birth) or '0', box and box.run or run, box and box.unread or 0, false}
+    people[number] = {box and int(box.birth) or '0', box and box.run or run, box and box.unread or 0, {}}
   end
   return number, boxes[number]
 end
 
-local STANDINGS = {t = 'retracted', x = 'retracted'}
-local function standing(box, nid)
-  if not box then return 'forgotten', 0, '' end
-  local seq = tonumber(call('HGET', box.key, 'n:' .. nid) or nil)
-  local record = seq and seq > box.floor and call('HGET', box.key, seq)
-  if not record or record == '' then return 'trimmed', 0, '' end
-  if STANDINGS[kind_of(record)] then return STANDINGS[kind_of(record)], seq, '' end
-  if is_read(record) then return 'read', seq, '' end
-  if seq <= box.seen then return 'seen', seq, '' end
-  return 'row', seq, record
-end
-
-local function look(user, nid)
+local function look(user, nid, device)
+  work = work - 8
   local number, box = person(user)
   local how, seq, record = standing(box, nid)
-  if how == 'row' and not people[number][4] then people[number][4] = devices_on_lane(user) end
+  if how == 'row' then bring_devices(user, number, device) end
   return {how, seq, record, number}
 end
 
 for at = 1, #asked, 3 do
-  local done, found = pcall(look, asked[at], asked[at + 1])
+  local done, found = pcall(look, asked[at], asked[at + 1], asked[at + 2])
   if not done then
     found = {'broken', 0, reason(found), 0}
   end
   left = left - #found[3]
   entries[#entries + 1] = found
-  if left < 0 then break end
+  if left < 0 or work < 0 then break end
 end
-for _, one in ipairs(people) do one[4] = one[4] or {} end
 return {now, run, people, entries}

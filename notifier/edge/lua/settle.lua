@@ -1,13 +1,14 @@
 -- settle: what became of push entries. KEYS: the lane's stream. ARGV: tag, group, lane, dead letters kept per reason,
--- dead letters kept ms, dead tokens kept, dead tokens kept ms, settlements (msgpack):
--- {entry id, user, notification, run ("" = no row was read), text or n = argument 8 + n (bytes), results}; a result is {kind, device, ...}:
+-- dead letters kept ms, dead tokens kept, dead tokens kept ms, work at most, settlements (msgpack):
+-- {entry id, user, notification, run ("" = no row was read), text or n = argument 9 + n (bytes), results}; a result is {kind, device, ...}:
 --   d, device, seq: delivered, for the row of this seq    l, device, seq, at, "<deadline> <tries> <free> <doubts>": later
 --   f, device, before, reason, seq, "<deadline> <tries> <free> <doubts>": forgotten if registered before, else tried again
 --   s, device, before: taken off the list if registered before, another's now
 --   b, device or "-", reason, detail: to the dead letters
--- Returns for each done | gone | again | the text of an error, and behind them {user, device, line} of devices that went.
+-- Returns for each done | gone | again | the text of an error, fewer than asked for where there is much to do: ask again
+-- for the rest; and behind them {user, device, registered} of devices that went. Work is counted in calls and devices.
 local stream, group, lane = KEYS[1], ARGV[2], ARGV[3]
-local settlements = cmsgpack.unpack(ARGV[8])
+local settlements = cmsgpack.unpack(ARGV[9])
 local KINDS = {d = 3, l = 5, f = 6, s = 3, b = 4}
 for at, one in ipairs(settlements) do
   assert(#one == 6 and string.match(one[1], '^%d+%-%d+$') and type(one[6]) == 'table', 'settle: bad entry ' .. at)
@@ -16,7 +17,8 @@ for at, one in ipairs(settlements) do
   end
 end
 local DUE, LATER, DEVICES = 'due:' .. tag, 'later:' .. tag, 'dev:' .. tag .. ':'
-local forgotten = {}
+local forgotten, work = {}, tonumber(ARGV[8])
+assert(work, 'settle: bad arguments')
 
 local function is_pending(id)
   local found = redis.pcall('XPENDING', stream, group, id, id, 1)
@@ -26,14 +28,14 @@ local function is_pending(id)
   error(found)
 end
 
-local function seq_of(waiting) return tonumber(string.match(waiting, '^%S+ (%d+) ')) end
 local function member(user, nid, device) return 'r:' .. user .. ':' .. nid .. ':' .. device end
 
 -- A retry that somebody else has planned for what has arrived by now.
 local function delivered(user, nid, device, seq)
   local name = member(user, nid, device)
   local waiting = call('HGET', LATER, name)
-  if waiting and seq_of(waiting) <= seq then
+  local _, for_seq = waiting_of(waiting or '')
+  if for_seq and for_seq <= seq then
     call('ZREM', DUE, name)
     call('HDEL', LATER, name)
   end
@@ -41,49 +43,68 @@ end
 
 -- What it stands for first: a member of `due` without it could not be woken.
 local function later(user, nid, device, seq, at, rest)
+  work = work - 2
   local name = member(user, nid, device)
   local waiting = call('HGET', LATER, name)
-  if waiting and seq_of(waiting) > seq then
-    -- a newer change of the row waits already, and will say all there is to say
+  local _, for_seq = waiting_of(waiting or '')
+  if waiting and (is_foreign(waiting) or (for_seq or 0) > seq) then
+    -- a newer change of the row waits already, or a newer process has it: that will say all there is to say
     if call('ZSCORE', DUE, name) then return end
     at = now
+  else
+    call('HSET', LATER, name, waiting_text(lane, int(seq), rest))
   end
-  call('HSET', LATER, name, lane .. ' ' .. int(seq) .. ' ' .. rest)
   call('ZADD', DUE, int(at), name)
 end
 
-local function trim_after(key, ms) call('XTRIM', key, 'MINID', '~', int(now - tonumber(ms))) end
+local trims = {}  -- streams that have got more -> how long theirs is kept, ms
 
--- Told before it is done, so that an error in between tells it twice and never not at all. True if it is there still:
--- its app has registered it anew since the provider was asked.
-local function forget(user, device, before, reason)
-  local key = DEVICES .. user
-  local line = call('HGET', key, device)
-  if not line then return false end
-  local at_lane, registered = device_of(line)
-  if registered >= before then return true end
+-- Puts a device on the list of those that go, if it was registered before. Told before it is done, so that an error in
+-- between tells it twice and never not at all. True if it is there still: its app has registered it anew since the
+-- provider was asked, or a newer process has written it, which will hear the same.
+local function forget(going, user, device, before, reason)
+  local line = call('HGET', DEVICES .. user, device)
+  local at_lane, registered, ours = device_of(line or '')
+  if not registered then return false end
+  if registered >= before or not ours then return true end
   if reason then
+    work = work - 3
     local app, provider = string.match(at_lane, '^(.*):(%a+)$')
     local dead = 'tokens:dead:' .. tag
     call('XADD', dead, 'MAXLEN', '~', ARGV[6], '*', 'v', '1', 'user', user, 'app', app, 'provider', provider,
          'device', device, 'token', string.match(line, '%["([^"]*)"') or '', 'registered', int(registered),
          'reason', reason)
-    trim_after(dead, ARGV[7])
+    trims[dead] = ARGV[7]
   end
-  forgotten[#forgotten + 1] = {user, device, line}
-  drop_devices(key, devices_of(key), {device})
+  going[#going + 1] = {user, device, int(registered)}
   return false
 end
 
+-- All of one person at once: the whole list is read for it. Told to the caller first: after an error the repeat finds
+-- nothing to tell of.
+local function remove(user, going)
+  if #going == 0 then return end
+  local ids, key = {}, DEVICES .. user
+  for at, one in ipairs(going) do
+    ids[at] = one[2]
+    forgotten[#forgotten + 1] = one
+  end
+  local found, count = devices_of(key)
+  work = work - 2 * count
+  drop_devices(key, found, ids)
+end
+
 local function bury(entry, user, nid, text, device, reason, detail)
+  work = work - 1
   local key = 'dead:' .. tag .. ':' .. reason
   call('XADD', key, 'MAXLEN', '~', ARGV[4], '*', 'v', '1', 'reason', reason, 'detail', detail, 'source', nid,
-       'entry', entry, 'to', user, 'raw', type(text) == 'number' and ARGV[8 + text] or text, 'lane', lane, 'device', device)
-  trim_after(key, ARGV[5])
+       'entry', entry, 'to', user, 'raw', type(text) == 'number' and ARGV[9 + text] or text, 'lane', lane, 'device', device)
+  trims[key] = ARGV[5]
 end
 
 local function settle(id, user, nid, read_under, text, results)
-  local pending, arrived = is_pending(id), false
+  work = work - 3 - #results
+  local pending, arrived, going = is_pending(id), false, {}
   for _, result in ipairs(results) do
     if result[1] == 'd' then
       delivered(user, nid, result[2], result[3])
@@ -97,10 +118,11 @@ local function settle(id, user, nid, read_under, text, results)
     local kind, device, a, b, c, d = unpack(result)
     if kind == 'l' then later(user, nid, device, a, b, c)
     elseif kind == 'f' then
-      if forget(user, device, a, b) then later(user, nid, device, c, now, d) end
-    elseif kind == 's' then forget(user, device, a)
+      if forget(going, user, device, a, b) then later(user, nid, device, c, now, d) end
+    elseif kind == 's' then forget(going, user, device, a)
     elseif kind == 'b' then bury(id, user, nid, text, device, a, b) end
   end
+  remove(user, going)
   if call('XACK', stream, group, id) == 1 then call('XDEL', stream, id) end
   return 'done'
 end
@@ -108,6 +130,11 @@ end
 local states = {}
 for at, one in ipairs(settlements) do
   local ok, result = pcall(settle, unpack(one))
-  states[at] = ok and result or (type(result) == 'table' and result.err or tostring(result))
+  states[at] = ok and result or reason(result)
+  if work < 0 then break end
 end
+-- What is settled is told in any case: the next call trims too.
+pcall(function()
+  for key, ms in pairs(trims) do call('XTRIM', key, 'MINID', '~', int(now - tonumber(ms))) end
+end)
 return {states, forgotten}

@@ -1,30 +1,59 @@
--- wake: what has come due goes back to its lane, a part at a time. ARGV: tag, publish command, entries at most.
+-- wake: what has come due goes back to its lane, a part at a time. ARGV: tag, publish command, entries at most, how
+-- many to pass over, dead letters kept per reason, dead letters kept ms.
 -- By the server's clock: processes may disagree, and one that is ahead would send too early for everybody.
--- Returns {moved, left}. XADD before ZREM: an error in between sends twice, never not at all.
+-- Returns {moved, left, passed over, buried, error or ""}; passed over is what a newer process has put there, which knows
+-- what it means, and what failed: it stays. XADD before ZREM: an error in between sends twice, never not at all.
 local clock = redis.call('TIME')
-local now = string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000))
-local tag, most = ARGV[1], ARGV[3]
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local function int(value) return string.format('%.0f', value) end
+local tag, most, over = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
+assert(most and over and tonumber(ARGV[5]) and tonumber(ARGV[6]), 'wake: bad arguments')
 local DUE, LATER = 'due:' .. tag, 'later:' .. tag
-local found = redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', '0', most)
-local rung, moved = {}, 0
+local found = redis.call('ZRANGEBYSCORE', DUE, '-inf', int(now), 'LIMIT', over, most)
+local rung, moved, passed, buried, fault = {}, 0, 0, 0, ''
+
+local function bury(user, nid, device, value)
+  local key = 'dead:' .. tag .. ':unreadable'
+  redis.call('XADD', key, 'MAXLEN', '~', ARGV[5], '*', 'v', '1', 'reason', 'unreadable',
+             'detail', 'what waited to be sent later is not what we write', 'source', nid, 'entry', '', 'to', user,
+             'raw', value, 'lane', '', 'device', device)
+  redis.call('XTRIM', key, 'MINID', '~', int(now - tonumber(ARGV[6])))
+end
+
+local function wake(name, value)
+  local user, nid, device = string.match(name, '^r:([^:]+):(.+):([^:]+)$')
+  if not user or (value and is_foreign(value)) then return 'passed' end
+  local done = 'moved'
+  if value then  -- else an error has left the member alone: what it stood for is gone where it had to
+    local lane, _, rest = waiting_of(value)
+    if lane then
+      local deadline, counts = string.match(rest, '^(%d+) (.+)$')
+      local text = '1 ' .. user .. ' ' .. nid .. ' ' .. deadline .. ' ' .. device .. ' ' .. counts
+      redis.call('XADD', 'push:' .. tag .. ':' .. lane, '*', 'push', text)
+      rung[lane] = true
+    else
+      bury(user, nid, device, value)
+      done = 'buried'
+    end
+  end
+  redis.call('HDEL', LATER, name)  -- before ZREM: what is left in `due` alone is found and removed here
+  redis.call('ZREM', DUE, name)
+  return done
+end
+
 if #found > 0 then
   local meant = redis.call('HMGET', LATER, unpack(found))
   for at, name in ipairs(found) do
-    local user, nid, device = string.match(name, '^r:([^:]+):(.+):([^:]+)$')
-    local lane, rest, counts = string.match(user and meant[at] or '', '^(%S+) %d+ (%d+) (%d+ %d+ %d+)$')
-    if lane then
-      local text = '1 ' .. user .. ' ' .. nid .. ' ' .. rest .. ' ' .. device .. ' ' .. counts
-      redis.call('XADD', 'push:' .. tag .. ':' .. lane, '*', 'push', text)
-      rung[lane] = true
+    local ok, done = pcall(wake, name, meant[at])
+    if not ok then
+      fault = type(done) == 'table' and done.err or tostring(done)
     end
-    if user then  -- else a newer process has put it there, and knows what it means
-      redis.call('HDEL', LATER, name)  -- before ZREM: what is left in `due` alone is found and removed here
-      redis.call('ZREM', DUE, name)
-      moved = moved + 1
-    end
+    if not ok or done == 'passed' then passed = passed + 1
+    elseif done == 'moved' then moved = moved + 1
+    else buried = buried + 1 end
   end
 end
 local lanes = {}
 for lane in pairs(rung) do lanes[#lanes + 1] = lane end
 if #lanes > 0 then redis.call(ARGV[2], 'lanes:' .. tag, table.concat(lanes, ' ')) end
-return {moved, redis.call('ZCARD', DUE)}
+return {moved, redis.call('ZCARD', DUE), passed, buried, fault}

@@ -276,7 +276,7 @@ RESPONSES: dict[str, tuple[bytes, object]] = {
     ),
     "refused after it had begun": (
         headers(1, OK) + rst(1, 7),
-        Unknown("a", "the server has reset the stream: REFUSED_STREAM", "reset"),
+        Unknown("a", "the server has reset the stream: REFUSED_STREAM", "reset", 200),
     ),
     "an extension in between": (
         frame(0xAB, 0xFF, 77, b"???") + headers(1, OK) + frame(0xA, 0, 0, b"alt") + data(1, b"", True),

@@ -57,6 +57,35 @@ def test_goaway_in_two_steps_replays_what_is_above_and_waits_for_what_is_below()
     assert connection.next_deadline() == float("inf")
 
 
+@pytest.mark.parametrize(("block", "status"), [(OK, 200), (b"\x08\x03410", 410)], ids=["200", "410"])
+def test_goaway_takes_back_no_answer_that_has_begun(block: bytes, status: int) -> None:
+    connection = ready()
+    push(connection, "begun"), push(connection, "untouched")
+    connection.pull()
+    connection.feed(headers(1, block), 0.0)
+    reason = "the server closes: INTERNAL_ERROR"
+    assert connection.feed(goaway(0, 2), 0.0) == [
+        Unknown("begun", reason, "reset", status),
+        Refused("untouched", reason),
+    ]
+
+
+@pytest.mark.parametrize("end", ["reset", "lost", "late"])
+def test_an_answer_that_is_cut_off_keeps_its_status(end: str) -> None:
+    connection = ready(Limits(answer_within=10))
+    push(connection, "a")
+    connection.pull()
+    connection.feed(headers(1, OK), 0.0)
+    ways = {
+        "reset": lambda: connection.feed(rst(1, 2), 0.0),
+        "lost": lambda: connection.lost("the line is dead"),
+        "late": lambda: connection.tick(11.0),
+    }
+    (result,) = ways[end]()
+    assert isinstance(result, Unknown | Expired)
+    assert result.status == 200
+
+
 def test_goaway_tells_its_reason() -> None:
     connection = ready()
     push(connection, "a")
@@ -312,7 +341,7 @@ def test_a_response_that_does_not_end_is_overdue_too() -> None:
     connection = ready(Limits(answer_within=10))
     push(connection, "a", now=0.0)
     connection.feed(headers(1, OK), 9.0)
-    assert [result for _, result in run_until(connection, 12)] == [Expired("a", sent=True)]
+    assert [result for _, result in run_until(connection, 12)] == [Expired("a", sent=True, status=200)]
 
 
 def test_marks_in_time_are_few() -> None:

@@ -246,7 +246,7 @@ def test_a_body_over_the_limit_ends_its_stream() -> None:
     connection.pull()
     connection.feed(headers(1, OK) + data(1, bytes(16_000)), 0.0)
     assert connection.feed(data(1, bytes(4_001)), 0.0) == [
-        Unknown("a", "the body of a response is over 20000 bytes", "garbled")
+        Unknown("a", "the body of a response is over 20000 bytes", "garbled", 200)
     ]
     assert connection.pull() == rst(1, 8)
     assert contexts(connection.feed(data(1, b"more") + ok(3), 0.0)) == ["b"]

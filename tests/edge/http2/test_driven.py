@@ -17,7 +17,7 @@ from notifier.core.http2 import Limits, Refused
 from notifier.edge.http2.pool import Pool, Sizes
 from notifier.edge.http2.protocol import CLOSE_WITHIN, TLS_WITHIN, PushProtocol
 from tests.core.http2.world import ACK, frame, goaway, ok, rst, settings, split, window
-from tests.edge.http2.world import Told, send
+from tests.edge.http2.world import Told, push, send
 
 Refusal: Any = error.ConnectionRefusedError
 Dead: Any = Failure
@@ -499,3 +499,62 @@ def test_a_pool_that_is_stopped_by_who_hears_of_a_lost_line_leaves_no_timer() ->
     world.pool._ended = lambda results: setattr(world, "stopped", world.pool.stop())
     line.end()
     assert world.clock.getDelayedCalls() == []
+
+
+# --- Waiting --------------------------------------------------------------------------------------
+
+
+def pushed(world: World, number: int, since: float) -> None:
+    world.pool.push(push(number), since)
+
+
+def test_whose_time_began_long_ago_does_not_leave_though_it_stands_behind_others() -> None:
+    world, line = begin(1, Limits(wait_within=5))
+    world.clock.advance(10)
+    pushed(world, 1, 9.0)
+    pushed(world, 2, 4.9)
+    pushed(world, 3, 10.0)
+    world.turn()
+    assert world.told.kinds() == {2: "Expired"}
+    assert line.requests() == [1, 3, 5]
+    assert world.pool.counts.waited == 1
+
+
+def test_what_waits_for_a_window_does_not_leave_late() -> None:
+    world, line = begin(1, Limits(wait_within=5))
+    for number in range(1, 2_000):
+        world.pool.push(push(number, bytes(40)))
+    world.turn()
+    sent = len(line.requests())
+    world.clock.advance(6)
+    assert len(world.told) == 2_000 - sent
+    world.hear(line, window(0, 1 << 20))
+    assert len(line.requests()) == sent
+
+
+def test_a_connection_is_given_no_more_than_it_takes_at_once() -> None:
+    world = World(Limits(partial=2, wait_within=5), Sizes(most=1))
+    send(world.pool, 6)
+    world.turn()
+    line = world.open(-1, (4, 10))
+    assert (len(line.requests()), world.pool.waiting) == (2, 3)
+    world.clock.advance(6)
+    assert world.told.kinds() == dict.fromkeys((2, 3, 4, 5), "Expired")
+
+
+def test_a_server_that_refuses_streams_keeps_no_push_beyond_its_time() -> None:
+    world, line = begin(1, Limits(wait_within=5))
+    for _ in range(3):
+        world.hear(line, rst(line.requests()[-1], 7))
+        world.clock.advance(2.5)
+    assert world.told.kinds() == {0: "Expired"}
+
+
+def test_it_answers_while_anything_was_answered_of_late() -> None:
+    world, line = begin(2, Limits(answer_within=20, ping_every=None, ping_after_silence=None))
+    said = [world.pool.answering]
+    world.hear(line, ok(1))
+    for seconds in (15, 6):
+        world.clock.advance(seconds)
+        said.append(world.pool.answering)
+    assert said == [False, True, False]

@@ -190,6 +190,10 @@ def make_pool(
     return Pool(reactor, to, told.extend, limits, sizes, chance=lambda: 0.01, **more)
 
 
+def push(number: int, body: bytes = BODY) -> Push[int]:
+    return Push(number, APNS, (TOKEN, ID), body)
+
+
 def send(pool: Pool[int], count: int, first: int = 0, body: bytes = BODY) -> None:
     for number in range(first, first + count):
-        pool.push(Push(number, APNS, (TOKEN, ID), body))
+        pool.push(push(number, body))

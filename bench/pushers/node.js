@@ -1,4 +1,4 @@
-// Node's own http2, or @parse/node-apn. Usage: node node.js http2|apn PORT AUTHORITY COUNT IN_FLIGHT
+// Node's own http2 to APNs or FCM, or @parse/node-apn. Usage: node node.js http2|fcm|apn PORT AUTHORITY COUNT IN_FLIGHT
 'use strict';
 
 const { connect } = require('http2');
@@ -17,18 +17,43 @@ const payload = {
   nid: '01JD8YK3V9', epoch: '12.ab', seq: 7, kind: 'like', object_type: 'photo', object_id: '99',
 };
 
-function bare() {
-  const session = connect(`https://127.0.0.1:${port}`, { ca: readFileSync(authority) });
+const message = {
+  data: {
+    nid: '01JD8YK3V9', epoch: '12.ab', seq: '7', kind: 'like', unread: '3', object_type: 'photo', object_id: '99',
+  },
+  notification: { body: 'ana and 2 others liked your photo' },
+  android: {
+    priority: 'HIGH', ttl: '21600s', collapse_key: 'like',
+    notification: { tag: 'like-99', notification_count: 3, sound: 'default' },
+  },
+};
+
+function toApns() {
   const body = JSON.stringify(payload);
   const bearer = `bearer ${'j'.repeat(215)}`;
+  return (token) => [{
+    ':method': 'POST', ':path': `/3/device/${token}`, authorization: bearer, 'apns-topic': TOPIC,
+    'apns-push-type': 'alert', 'apns-priority': '10', 'apns-expiration': '1790000000',
+    'apns-collapse-id': 'like-99', 'apns-id': randomUUID(),
+  }, body];
+}
+
+function toFcm() {
+  const rest = JSON.stringify(message).slice(1);
+  const head = {
+    ':method': 'POST', ':path': '/v1/projects/example/messages:send', authorization: `Bearer ${'y'.repeat(207)}`,
+    'content-type': 'application/json; charset=UTF-8',
+  };
+  return (token) => [head, `{"message":{"token":"bench:${token.padStart(140, '0')}",${rest}}`];
+}
+
+function bare(request) {
+  const session = connect(`https://127.0.0.1:${port}`, { ca: readFileSync(authority) });
   return (token) => new Promise((done, failed) => {
-    const stream = session.request({
-      ':method': 'POST', ':path': `/3/device/${token}`, authorization: bearer, 'apns-topic': TOPIC,
-      'apns-push-type': 'alert', 'apns-priority': '10', 'apns-expiration': '1790000000',
-      'apns-collapse-id': 'like-99', 'apns-id': randomUUID(),
-    });
+    const [fields, body] = request(token);
+    const stream = session.request(fields);
     let status = 0;
-    stream.on('response', (fields) => { status = fields[':status']; });
+    stream.on('response', (answer) => { status = answer[':status']; });
     stream.on('data', () => {});
     stream.on('end', () => done(status));
     stream.on('error', failed);
@@ -86,7 +111,7 @@ async function run(push, total) {
 }
 
 async function main() {
-  const push = kind === 'apn' ? library() : bare();
+  const push = kind === 'apn' ? library() : bare(kind === 'fcm' ? toFcm() : toApns());
   await push(tokens[0]);
   await run(push, WARM);
   console.log(JSON.stringify(await run(push, count)));

@@ -13,6 +13,14 @@ BODY = (
     b'"nid":"01JD8YK3V9","epoch":"12.ab","seq":7,"kind":"like","object_type":"photo","object_id":"99"}'
 )
 TOPIC = "com.example.photos"
+FCM_PATH = "/v1/projects/example/messages:send"
+FCM_TOKENS = [f"bench:{number:0140d}" for number in range(5_000)]
+FCM_BODY = (
+    b'{"message":{"token":"%b","data":{"nid":"01JD8YK3V9","epoch":"12.ab","seq":"7","kind":"like","unread":"3",'
+    b'"object_type":"photo","object_id":"99"},"notification":{"body":"ana and 2 others liked your photo"},"android":'
+    b'{"priority":"HIGH","ttl":"21600s","collapse_key":"like","notification":{"tag":"like-99","notification_count":3,'
+    b'"sound":"default"}}}}'
+)
 
 
 def cpu() -> float:

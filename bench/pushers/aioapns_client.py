@@ -14,7 +14,7 @@ from aioapns.connection import APNsProductionClientProtocol
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from bench.push.figures import BODY, TOKENS, TOPIC, WARM, Figures
+from bench.pushers.figures import BODY, TOKENS, TOPIC, WARM, Figures
 
 
 async def main(port: int, authority: str, count: int, in_flight: int) -> None:

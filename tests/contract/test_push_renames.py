@@ -1,0 +1,44 @@
+"""A device whose token a gateway has renamed, in memory and over real servers."""
+
+from __future__ import annotations
+
+from tests.contract.phones import FCM, enlist, phone
+from tests.contract.world import World, people
+
+U, V = people(2)
+
+
+async def test_a_renamed_device_is_found_by_its_old_name_for_a_while(world: World) -> None:
+    old, new = phone("old", FCM), phone("new", FCM)
+    await enlist(world, U, [old])
+    devices = world.devices()
+    assert await devices.rename(U, old.id, new, 300)
+    assert [one.id for one in await devices.of(U)] == [new.id]
+    assert await devices.renamed(U, old.id) == new.id
+    assert await devices.renamed(V, old.id) == ""
+    await world.lapse(400)
+    assert await devices.renamed(U, old.id) == ""
+
+
+async def test_a_name_that_is_anothers_renames_nothing(world: World) -> None:
+    old, new = phone("old", FCM), phone("new", FCM, registered=2_000)
+    await enlist(world, U, [old])
+    await enlist(world, V, [new])
+    devices = world.devices()
+    assert not await devices.rename(U, old.id, phone("new", FCM, registered=1_000), 300)
+    assert [one.id for one in await devices.of(U)] == [old.id]
+    assert await devices.renamed(U, old.id) == ""
+
+
+async def test_a_rename_needs_no_room(world: World) -> None:
+    """Who has as many devices as may be has as many after it: none of the others goes for it, nor the device itself."""
+    world.use(devices=3)
+    every = [phone(f"p{n}", FCM, registered=n + 1) for n in range(3)]
+    await enlist(world, U, every)
+    for old in every:
+        new = phone(f"{old.token}-new", FCM, registered=old.registered)
+        assert await world.devices().rename(U, old.id, new, 60_000)
+        assert await world.owner(old.id) == ""
+        assert await world.owner(new.id) == U
+    assert [one.registered for one in await world.devices().of(U)] == [1, 2, 3]
+    assert all(one.token.endswith("-new") for one in await world.devices().of(U))

@@ -1,0 +1,120 @@
+"""The daemon, with a death of its own choosing on the way to phones: `python -m tests.phones.failpoints POINT NTH ...`.
+
+Also one with little patience: what another process was given and has not settled within seconds is taken over.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Sequence
+from typing import Any, Final
+
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
+
+from notifier import phones, sending
+from notifier.core.lanes import PushEntry
+from notifier.core.model import Outcome
+from notifier.edge.apns import Apns
+from notifier.edge.fcm import Fcm
+from notifier.edge.push_store import RedisDue, RedisPushes
+from notifier.ports import Look, PushesRead, PushesSettled, PushRequest, Settlement, Woken
+from tests.chaos.failpoints import Fate, Mortal, die, die_when_run, main
+
+POINTS: Final = {
+    "given": "entries of a lane were read, nothing was done with them",
+    "history": "what a dead process of this name had been given was read once more",
+    "claimed": "what another process had been given was taken over",
+    "looked": "what stands behind a batch was read, nothing was sent",
+    "asked": "the requests of a batch are under way, some were answered",
+    "answered": "every request of a batch was answered, nothing was settled",
+    "settling": "the settlement has run in Redis, its reply was not read",
+    "settled": "a batch is settled",
+    "woken": "what was due is back in its lane, nothing of it was read",
+}
+IN_FLIGHT: Final = 0.005  # s after the requests of a batch were handed to their connections
+SECONDS: Final = 1.0  # that a batch may take: whoever holds one for longer than about twice that has lost it
+reactor: Any = _reactor
+
+
+class MortalPushes(RedisPushes):
+    """A lane that a process may not survive."""
+
+    async def history(self, want: int, after: str) -> PushesRead:
+        read = await super().history(want, after)
+        if read.entries:
+            Fate.pass_by("history")
+        return read
+
+    async def read(self, want: int) -> PushesRead:
+        read = await super().read(want)
+        if read.entries:
+            Fate.pass_by("given")
+        return read
+
+    async def claim(self, idle_ms: int, want: int, after: str) -> PushesRead:
+        read = await super().claim(idle_ms, want, after)
+        if read.entries:
+            Fate.pass_by("claimed")
+        return read
+
+    async def look(self, entries: Sequence[PushEntry]) -> Look:
+        look = await super().look(entries)
+        Fate.pass_by("looked")
+        return look
+
+    async def settle(self, settlements: Sequence[Settlement]) -> PushesSettled:
+        waiting = Deferred.fromCoroutine(super().settle(settlements))
+        if Fate.strikes("settling"):
+            die_when_run("settling", self.calls)
+        settled = await waiting
+        Fate.pass_by("settled")
+        return settled
+
+
+class MortalDue(RedisDue):
+    """What is due, for a process that may not live to hear what it has woken."""
+
+    async def wake(self) -> Woken:
+        woken = await super().wake()
+        if woken.moved:
+            Fate.pass_by("woken")
+        return woken
+
+
+async def _mortally(sending_: Awaitable[Sequence[Outcome]]) -> Sequence[Outcome]:
+    if Fate.strikes("asked"):
+        reactor.callLater(IN_FLIGHT, die, "asked")
+    outcomes = await sending_
+    Fate.pass_by("answered")
+    return outcomes
+
+
+class MortalApns(Apns):
+    """Apple, for a process that may not live to hear its answers."""
+
+    longest = SECONDS  # a property there
+
+    async def send(self, requests: Sequence[PushRequest]) -> Sequence[Outcome]:
+        return await _mortally(super().send(requests))
+
+
+class MortalFcm(Fcm):
+    """The same of Google."""
+
+    longest = SECONDS
+
+    async def send(self, requests: Sequence[PushRequest]) -> Sequence[Outcome]:
+        return await _mortally(super().send(requests))
+
+
+MORTALS: Final[Sequence[Mortal]] = (
+    (phones, "RedisPushes", MortalPushes),
+    (phones, "RedisDue", MortalDue),
+    (phones, "Apns", MortalApns),
+    (phones, "Fcm", MortalFcm),
+)
+
+if __name__ == "__main__":
+    sending.REDIS = SECONDS  # type: ignore[misc]
+    main(sys.argv[1:], points=POINTS, mortals=MORTALS)
