@@ -60,7 +60,7 @@ def test_it_says_what_needs_a_token() -> None:
         if path == "/api/openapi.json":
             continue
         security = description()["paths"][path][method.lower()].get("security")
-        needed = [{"Token": []}] if nobody == "401" else [{}, {"Token": []}]
+        needed: list[dict[str, list[str]]] = [{"Token": []}] if nobody == "401" else [{}, {"Token": []}]
         assert security == (None if path in _ANYBODY else needed), path
 
 
