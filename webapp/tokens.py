@@ -39,7 +39,8 @@ class Issued(NamedTuple):
 class Tokens:
     """Signs and checks tokens with one key.
 
-    `clock` gives the Unix time, by which tokens are issued and end. Raises ValueError when `pem` is no Ed25519 private key.
+    `clock` gives the Unix time, by which tokens are issued and end. Raises ValueError when `pem` is no Ed25519
+    private key.
     """
 
     def __init__(self, pem: bytes, settings: config.Tokens, clock: Callable[[], float] = time.time) -> None:
