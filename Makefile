@@ -52,6 +52,8 @@ bench: $(VENV)/.test
 	$(BIN)/python -m bench $(ARGS) </dev/null
 
 clean:
+	@# Started by root, the demo's PostgreSQL keeps its data where an unprivileged user gets in.
+	@for elsewhere in .demo/web/*/elsewhere; do if [ -f "$$elsewhere" ]; then rm -rf "$$(cat "$$elsewhere")"; fi; done
 	rm -rf $(VENV) .demo .ci/node build dist bench/.build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,11 +40,25 @@ def served(running: Running) -> dict[str, str]:
     return running.ready()
 
 
+def removed(folder: Path) -> None:
+    """Root's PostgreSQL keeps its data where its own user gets in: nobody else would ever remove it."""
+    for pointer in folder.glob(".demo/web/*/elsewhere"):
+        shutil.rmtree(pointer.read_text(encoding="utf-8").strip())
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with demo(tmp_path_factory.mktemp("site"), "--site") as running:
+    folder = tmp_path_factory.mktemp("site")
+    with demo(folder, "--site") as running:
         served(running)
         yield running
+    removed(folder)
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path
+    removed(tmp_path)
 
 
 class Person:
@@ -152,8 +167,8 @@ def test_an_operators_token_is_no_person_of_the_site(whole: Running) -> None:
     assert ask(f"{endpoints['web']}/api/me", Authorization=f"Bearer {minted}")[0] == 401
 
 
-def test_it_stops_whole_starts_with_its_data_and_leaves_nothing_however_it_ends(tmp_path: Path) -> None:
-    with demo(tmp_path, "--site", "--crowd", "20/s") as first:
+def test_it_stops_whole_starts_with_its_data_and_leaves_nothing_however_it_ends(own_folder: Path) -> None:
+    with demo(own_folder, "--site", "--crowd", "20/s") as first:
         served(first)
         visitor, ana = Person(first), Person(first, PEOPLE[0].name)
         photo = visitor.upload("mine")
@@ -167,14 +182,14 @@ def test_it_stops_whole_starts_with_its_data_and_leaves_nothing_however_it_ends(
         os.killpg(first.process.pid, signal.SIGTERM)
         assert (first.ended(), first.err) == (0, "")
         assert first.left() == []
-    with demo(tmp_path, "--site") as again:
+    with demo(own_folder, "--site") as again:
         served(again)
         visitor.endpoints = again.ready()
         assert visitor.do("GET", f"/api/photos/{photo['id']}", 200)["caption"] == "mine"
         again.process.kill()
         wait_until(lambda: again.left() == [], 20, "the killed demo left something")
-    (tmp_path / ".demo/endpoints.json").unlink()
-    with demo(tmp_path, "--site") as crippled:  # a part that dies ends the whole, with the reason
+    (own_folder / ".demo/endpoints.json").unlink()
+    with demo(own_folder, "--site") as crippled:  # a part that dies ends the whole, with the reason
         served(crippled)
         os.kill(crippled.child("webapp.wsgi"), signal.SIGKILL)
         assert crippled.ended(20) == 1

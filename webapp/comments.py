@@ -47,7 +47,7 @@ def mentioned(text: str) -> list[str]:
 def write(photo: int, author: int, text: str) -> Comment:
     """Writes a comment, and tells the photo's owner and whom it mentions. Raises Problem `not-found`."""
     card = people.acting_card(author)
-    mentions = sorted(people.ids_of(mentioned(text)) - {author})
+    mentions = sorted(people.ids_of(mentioned(text)))
     with shard(shard_of(photo)), atomic(), write_cursor() as cursor:
         cursor.execute(_COUNT, [1, photo])
         row = cursor.fetchone()

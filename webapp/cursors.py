@@ -31,8 +31,8 @@ def decode(of: str, cursor: str | None, parts: int = 1) -> tuple[int, ...] | Non
     except (ValueError, binascii.Error):
         plain = ""
     found = _FORM.fullmatch(plain)
-    place = tuple(map(int, found[2][1:].split("."))) if found and found[1] == of else ()
-    # What decodes to the same is not the same text: one cursor has one spelling.
+    place = tuple(map(int, found[2][1:].split("."))) if found else ()
+    # Made anew it must be the same text: of this list, and in the one spelling that there is.
     if len(place) != parts or max(place) > _LARGEST or encode(of, *place) != cursor:
         raise Problem(
             "gone-cursor", "send `next` as it was answered by the same list, or begin without `cursor`"

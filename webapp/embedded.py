@@ -342,9 +342,8 @@ class Postgres:
             else:
                 self._copy_primary(new)
             new.rename(self.data)
-        (self.data / "postmaster.pid").unlink(
-            missing_ok=True
-        )  # we hold the lock: nothing runs here, whatever it says
+        # We hold the lock: nothing runs here, whoever has the number that this file names.
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
         settings = dict(self.settings)
         if self.primary is not None:
             settings["primary_conninfo"] = self._primary_conninfo()

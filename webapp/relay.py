@@ -197,8 +197,8 @@ class Relay:
         result = self._tasks.run(batch.rows)
         queue.finish(result.done, result.parked)
         self._count(result.done, len(result.parked))
-        left = len(result.done) + len(result.parked) < len(batch.rows)
-        return batch.more or left, result.failure
+        moved = result.done or result.parked
+        return bool(result.more or (batch.more and moved)), result.failure
 
     def _count(self, rows: Sequence[Row], parked: int) -> None:
         counts = self.figures.counts

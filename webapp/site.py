@@ -81,6 +81,15 @@ def static(request: HttpRequest, name: str) -> HttpResponseBase:
     return _answer(request, name)
 
 
+def missing(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    """Django's handler404: people get the site, which says so in its own words; programs get a line."""
+    if request.path.startswith(("/static/", "/media/", "/api/")):
+        return HttpResponse("There is nothing here.\n", content_type="text/plain", status=404)
+    answer = HttpResponse(_files()[INDEX][1], content_type=TYPES["html"], headers=dict(HEADERS), status=404)
+    answer.headers["Content-Security-Policy"] = _policy()
+    return answer
+
+
 def _answer(request: HttpRequest, name: str) -> HttpResponseBase:
     if (found := _files().get(name)) is None:
         raise Http404

@@ -15,6 +15,7 @@ import msgspec
 import redis
 from django.db import InterfaceError, close_old_connections
 from django.db import OperationalError as DatabaseOutage
+from redis import exceptions
 
 from webapp.claims import Row
 from webapp.feeds import Feeds
@@ -23,8 +24,15 @@ from webapp.outbox import Edge, Fanout, Withdraw
 BUDGET: Final = 2.0
 """Seconds for the photos of one batch: what is done must be deleted long before PostgreSQL gives up on us."""
 
+REST: Final = 30.0
+"""Seconds after which a photo's task is tried again that failed while others did not."""
+MOST_RESTING: Final = 10_000
+
 _log: Final = logging.getLogger(__name__)
-OUTAGES: Final = (redis.ConnectionError, redis.TimeoutError, DatabaseOutage, InterfaceError)
+OUTAGES: Final = (
+    *(redis.ConnectionError, redis.TimeoutError, exceptions.OutOfMemoryError, redis.ReadOnlyError),
+    *(DatabaseOutage, InterfaceError),
+)
 _TASKS: Final[dict[str, Any]] = {"edge": Edge, "fanout": Fanout, "withdraw": Withdraw}
 
 
@@ -48,11 +56,15 @@ class Edges(Protocol):
 
 
 class Result(msgspec.Struct):
-    """What became of rows: those named nowhere failed and stay. `failure` is one of the reasons."""
+    """What became of rows: those named nowhere stay. `failure` is why, if others would fail for it too.
+
+    more  the time was up before all were tried
+    """
 
     done: list[Row]
     parked: list[Row]
     failure: Exception | None = None
+    more: bool = False
 
 
 class Tasks:
@@ -73,6 +85,7 @@ class Tasks:
         self._feeds = feeds
         self._delete_file = delete_file
         self._clock = clock
+        self._resting: dict[int, float] = {}  # rows that failed for a reason of their own, and until when
 
     def run(self, rows: Iterable[Row]) -> Result:
         """Does all it can within some seconds; what is left then stays without a failure."""
@@ -117,19 +130,30 @@ class Tasks:
     def _photos(self, photos: Sequence[tuple[Row, Fanout | Withdraw]], result: Result, until: float) -> None:
         failed: set[int] = set()
         for row, task in photos:
-            if self._clock() >= until:
+            if (now := self._clock()) >= until:
+                result.more = True
                 return
-            if task.photo in failed:
-                continue  # a photo is not withdrawn before it was brought out
+            if task.photo in failed or self._resting.get(row.id, 0.0) > now:
+                failed.add(task.photo)  # a photo is not withdrawn before it was brought out
+                continue
             try:
                 self._photo(task)
             except Exception as failure:
-                result.failure = _told(failure)
-                failed.add(task.photo)
+                _told(failure)
                 if isinstance(failure, OUTAGES):
+                    result.failure = failure
                     return
+                failed.add(task.photo)
+                self._rest(row, now)
             else:
                 result.done.append(row)
+                self._resting.pop(row.id, None)
+
+    def _rest(self, row: Row, now: float) -> None:
+        """A photo that cannot be brought out, or a file that cannot be deleted, holds up nothing but itself."""
+        if len(self._resting) >= MOST_RESTING:
+            self._resting.clear()
+        self._resting[row.id] = now + REST
 
     def _photo(self, task: Fanout | Withdraw) -> None:
         if isinstance(task, Fanout):

@@ -13,3 +13,4 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("media/<path:name>", media.picture),
     path("api/", include(routes.urlpatterns)),
 ]
+handler404 = site.missing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -81,6 +82,7 @@ class Stack:
         for server in (self.replica, self.primary):
             server.stop()
             server.remove()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def use(file: Path) -> None:

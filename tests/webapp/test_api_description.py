@@ -20,6 +20,8 @@ from django.core.wsgi import get_wsgi_application
 
 from tests.servers import missing
 from tests.webapp.caller import PASSWORD, Caller
+from tests.webapp.test_api_permissions import ROWS
+from webapp.api.entry import _ANYBODY
 from webapp.api.routes import description
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +52,16 @@ def test_it_is_served(api: Caller) -> None:
     served = json.loads(answer.content)
     assert served["openapi"].startswith("3.1.")
     assert served["paths"] == json.loads(FILE.read_text(encoding="utf-8"))["paths"]
+
+
+def test_it_says_what_needs_a_token() -> None:
+    """As tests/webapp/test_api_permissions.py finds it."""
+    for method, path, nobody, *_ in ROWS:
+        if path == "/api/openapi.json":
+            continue
+        security = description()["paths"][path][method.lower()].get("security")
+        needed: list[dict[str, list[str]]] = [{"Token": []}] if nobody == "401" else [{}, {"Token": []}]
+        assert security == (None if path in _ANYBODY else needed), path
 
 
 def test_every_reference_leads_somewhere() -> None:
@@ -95,7 +107,7 @@ def test_the_page_of_it_loads_nothing_from_elsewhere(api: Caller) -> None:
     loaded = re.findall(r'(?:src|href)="([^"]+)"', page.content.decode())
     assert loaded
     for path in loaded:
-        assert path.startswith("/api/")
+        assert path.startswith(("/api/", "/static/"))
         assert api("GET", path).status == 200
     assert not re.search(r"<script(?![^>]* src=)|<style|\s(on\w+|style)=", page.content.decode())
 

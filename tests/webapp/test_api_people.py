@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 from typing import Any
 
@@ -164,6 +165,24 @@ def test_a_name_that_nobody_has_costs_as_much_as_a_wrong_password(api: Caller) -
     people._nobodys_password.cache_clear()
     # The very first makes the hash that all the others are compared with.
     assert counts == {"nobody": [counts["nobody"][0], 1], "no body": [1], "ana": [1, 1]}
+
+
+def test_without_a_key_nobody_comes_in(api: Caller, db: Stack, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor is a name taken by somebody who got no token; and those who set it up can see why."""
+    ana, key = api.join("ana"), db.sections.pop("tokens")
+    db.write()
+    for method, path, who, body in (
+        ("POST", "/api/people", None, {"name": "ben", "password": PASSWORD}),
+        ("POST", "/api/session", None, {"name": "ana", "password": PASSWORD}),
+        ("GET", "/api/me", ana, None),
+    ):
+        assert api(method, path, who, body).problem == "unavailable"
+    assert "tokens.key_file: missing" in caplog.text
+    assert json.loads(api("GET", "/api/ready").content)["parts"]["tokens"] == "ConfigError"
+    assert api("GET", "/api/discover").status == 200
+    db.sections["tokens"] = key
+    db.write()
+    assert api("GET", "/api/people/ben").status == 404
 
 
 def test_yourself(api: Caller) -> None:

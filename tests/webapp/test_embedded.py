@@ -123,11 +123,12 @@ def test_it_stops_at_once_though_somebody_is_connected(primary: Postgres) -> Non
         assert not alive(pid)
 
 
-def test_a_stopped_process_is_stopped_too(primary: Postgres) -> None:
+def test_a_stopped_process_is_stopped_too_and_in_order(primary: Postgres) -> None:
     os.kill(primary.pid, signal.SIGSTOP)
-    pid = primary.pid
-    primary.stop()
+    pid, log = primary.pid, primary.log.stat().st_size
+    primary.stop(timeout=60)
     assert not alive(pid)
+    assert b"database system is shut down" in primary.log.read_bytes()[log:]
 
 
 def test_a_replica_follows_also_after_restarts_and_kills(primary: Postgres, folder: Path) -> None:
@@ -197,11 +198,18 @@ def test_a_start_that_was_broken_off_begins_again(folder: Path) -> None:
 
 
 def test_a_pid_file_of_another_process_is_no_hindrance(primary: Postgres) -> None:
-    """After a kill, and a restart of the machine, its number may be anybody's."""
+    """After a kill, and a restart of the machine, its number may be that of any process of the same user."""
+    uid = Path(f"/proc/{primary.pid}").stat().st_uid
     primary.stop()
-    (primary.data / "postmaster.pid").write_text(f"{os.getpid()}\n{primary.data}\n1\n{primary.port}\n\n\n")
-    primary.start()
-    assert one(primary, "SELECT 1") == 1
+    user: Any = {"user": uid} if os.geteuid() == 0 else {}
+    other = subprocess.Popen(["sleep", "600"], cwd="/", **user)
+    try:
+        (primary.data / "postmaster.pid").write_text(f"{other.pid}\n{primary.data}\n1\n{primary.port}\n\n\n")
+        primary.start()
+        assert one(primary, "SELECT 1") == 1
+    finally:
+        other.kill()
+        other.wait()
 
 
 def test_two_servers_do_not_share_a_folder(primary: Postgres) -> None:

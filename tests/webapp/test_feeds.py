@@ -1,4 +1,4 @@
-"""Home feeds on a real Valkey; the truth behind them is in memory here, and in PostgreSQL in test_relay_whole.py."""
+"""Home feeds on a real Valkey; the truth behind them is in memory here, and in PostgreSQL in test_relay_tasks.py."""
 
 from __future__ import annotations
 

@@ -91,9 +91,9 @@ class Hands:
     def run(self, rows: Sequence[Row]) -> Result:
         well = [row for row in rows if row.id not in self.broken]
         failure = redis.ConnectionError("no feeds") if len(well) < len(rows) else None
-        well = well[: self.most]
-        self.done += [row.id for row in well]
-        return Result(well, [], failure)
+        now = well[: self.most]
+        self.done += [row.id for row in now]
+        return Result(now, [], failure, more=len(now) < len(well))
 
 
 class Bench(Struct):

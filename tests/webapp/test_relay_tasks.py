@@ -25,7 +25,7 @@ from webapp.outbox import PARKED, Edge, Fanout, Withdraw
 from webapp.relay import TASKS
 from webapp.relay_parts import _connector, _tables
 from webapp.shards import all_shards, atomic, layout, shard, shard_of, shard_of_name
-from webapp.tasks import Change, Result, Tasks
+from webapp.tasks import REST, Change, Result, Tasks
 
 LENGTH: Final = 50
 NAMES: Final = ("ana", "ben", "cleo", "dan", "eva", "finn", "gus", "hana")
@@ -374,33 +374,47 @@ def test_a_task_that_nobody_understands_is_set_aside(site: Site, people: list[in
         assert list(Outbox.objects.values_list("id", "lane")) == [(strange, PARKED)]
 
 
-def test_a_storage_that_fails_keeps_that_photos_row_and_no_other(site: Site, people: list[int]) -> None:
-    ana, *_ = people
+def test_a_file_that_cannot_be_deleted_holds_up_nothing_else_and_is_tried_again(
+    site: Site, people: list[int]
+) -> None:
+    ana, ben, *_ = people
     gone = [site.post(ana) for _ in range(3)]
     for photo in gone:
         site.delete(ana, photo)
-    broken = f"{gone[1]}.jpg"
-    deleted: list[str] = []
+    broken, tried, now = f"{gone[1]}.jpg", [], 0.0
 
     def delete(name: str) -> None:
+        tried.append(name)
         if name == broken:
-            raise OSError("disk full of nothing")
-        deleted.append(name)
+            raise PermissionError(name)
 
-    site.tasks = Tasks(PostgresEdges(), site.feeds, delete)
-    with pytest.raises(OSError, match="nothing"):
-        site.relay()
-    while (batch := site.claims.take(TASKS)).rows:
-        result = site.tasks.run(batch.rows)
-        site.claims.finish(result.done)
-        if not result.done:
-            break
-    left = [row for number in all_shards() for row in rows(number)]
-    assert [json.loads(row.payload)["photo"] for row in left] == [gone[1]]
-    assert sorted(deleted) == sorted(f"{photo}.jpg" for photo in gone if photo != gone[1])
+    site.tasks = Tasks(PostgresEdges(), site.feeds, delete, clock=lambda: now)
+
+    def once_in_each_lane() -> None:
+        for lane in TASKS:
+            batch = site.claims.take(range(lane, lane + 1))
+            result = site.tasks.run(batch.rows)
+            assert result.failure is None
+            assert not result.more
+            site.claims.finish(result.done)
+
+    def left() -> list[int]:
+        return [json.loads(row.payload)["photo"] for number in all_shards() for row in rows(number)]
+
+    once_in_each_lane()
+    assert left() == [gone[1]]
+    assert sorted(tried) == sorted(f"{photo}.jpg" for photo in gone)
+    site.follow(ben, ana)
+    once_in_each_lane()
+    assert followers(ana) == ({ben}, 1)
+    assert tried.count(broken) == 1  # it rests
+    now += REST
+    once_in_each_lane()
+    assert tried.count(broken) == 2
+    now += REST
     broken = ""
-    site.relay()
-    assert f"{gone[1]}.jpg" in deleted
+    once_in_each_lane()
+    assert left() == []
 
 
 def rows(number: int) -> list[Outbox]:

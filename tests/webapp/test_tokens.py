@@ -130,6 +130,26 @@ def test_an_old_token_is_told_from_a_bad_one() -> None:
     assert caught.value.kind == "expired-token"
 
 
+def test_a_token_that_was_good_ends() -> None:
+    now = [time.time()]
+    tokens = Tokens(pem_of(KEY), SETTINGS, clock=lambda: now[0])
+    issued = tokens.issue(5)
+    assert tokens.person(issued.token) == tokens.person(issued.token) == 5
+    now[0] = issued.expires + 29
+    assert tokens.person(issued.token) == 5, "clocks may differ"
+    now[0] = issued.expires + 31
+    with pytest.raises(Problem) as caught:
+        tokens.person(issued.token)
+    assert caught.value.kind == "expired-token"
+
+
+def test_what_is_refused_is_refused_again() -> None:
+    bad = signed(scope="inbox")
+    for _ in range(2):
+        with pytest.raises(Problem):
+            TOKENS.person(bad)
+
+
 def test_what_the_helper_signs_is_good() -> None:
     """Or all of the bad ones might be bad for another reason."""
     assert TOKENS.person(signed()) == 5

@@ -15,6 +15,7 @@ from django.http.multipartparser import MultiPartParserError
 from ninja.errors import HttpError, ValidationError
 
 from webapp import limits, tokens
+from webapp.config import ConfigError
 from webapp.limits import Count, Name
 from webapp.problems import CONTENT_TYPE, Fault, Problem, of_status, response
 from webapp.redis_clients import client
@@ -172,6 +173,10 @@ _OTHERS: Final[tuple[tuple[tuple[type[Exception], ...], Problem], ...]] = (
     (
         (MultiPartParserError, SuspiciousOperation, UnreadablePostError),
         Problem("invalid-request", "the content cannot be read"),
+    ),
+    (
+        (ConfigError,),
+        Problem("unavailable", "this server is not set up to do that; its log says why", wait=60),
     ),
     (
         (OperationalError, InterfaceError, redis.RedisError),

@@ -25,6 +25,7 @@ me = Router(tags=["me"], auth=signed_in)
 @router.post("", summary="Sign up", **returns(Entered, 201))
 def sign_up(request: HttpRequest, given: SignUp) -> HttpResponse:
     """Makes an account; the name never changes. 409 when somebody has it."""
+    tokens.tokens()  # raises ConfigError without a key: before there is an account that nobody could use
     return _entered(people.sign_up(given.name, given.password, given.display_name), 201)
 
 

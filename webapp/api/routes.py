@@ -36,18 +36,19 @@ class PhotoApi(NinjaAPI):
 
 
 def _complete(operation: dict[str, Any]) -> None:
-    """Every operation may fail; what asks for no token shows more with one."""
+    """Every operation may fail; what asks for no token may show more with one."""
     schema = {"$ref": REFERENCE.format(name="Problem")}
     operation["responses"]["default"] = {
         "description": "A problem",
         "content": {CONTENT_TYPE: {"schema": schema}},
     }
-    if operation["tags"] == ["system"]:
-        operation["responses"].update(_UNREADY if operation["operationId"] == "ready" else {})
-    elif "security" not in operation:
+    if operation["operationId"] == "ready":
+        operation["responses"].update(_UNREADY)
+    if operation["operationId"] not in _TOKENLESS and "security" not in operation:
         operation["security"] = [{}, {"Token": []}]
 
 
+_TOKENLESS: Final = frozenset({"sign_up", "log_in", "health", "ready", "site"})
 _UNREADY: Final = {
     503: {
         "description": "A part is missing",

@@ -6,7 +6,7 @@ import {icon, make, unseen} from "./element.js";
 import {face} from "./people.js";
 import {photos} from "./photos.js";
 import {largePicture} from "./picture.js";
-import {session} from "./session.js";
+import {knock, session} from "./session.js";
 import {called, counted, linked, when} from "./words.js";
 
 const LONG = 180;                // characters of a caption, beyond which the rest is folded away
@@ -27,7 +27,7 @@ export function actions(photo, comments, signal) {
     type: "button", onclick: () => listPeople("Likes", `/api/photos/${id}/likes`, {empty: ["No likes yet", "The first one could be yours."]}),
   });
   const heart = make("button.round.heart", {
-    type: "button", "aria-label": "Like", onclick: () => (session.me === null ? location.assign("/login") : photos.like(id, !photos.get(id).liked)),
+    type: "button", "aria-label": "Like", onclick: () => (session.me === null ? knock() : photos.like(id, !photos.get(id).liked)),
   }, icon("heart"));
   const write = make("button.round", {type: "button", "aria-label": "Comment", onclick: () => comments.write()}, icon("comment"));
   let before = null;

@@ -4,7 +4,7 @@ import {icon, make, say} from "./element.js";
 import {trouble} from "./endless.js";
 import {face} from "./people.js";
 import {photos} from "./photos.js";
-import {api, session} from "./session.js";
+import {api, knock, session} from "./session.js";
 import {toast} from "./toasts.js";
 import {counted, linked, when} from "./words.js";
 
@@ -40,7 +40,7 @@ export class Comments {
 
   /** To the field for one more. */
   write() {
-    if (session.me === null) return location.assign("/login");
+    if (session.me === null) return knock();
     this.open();
     return this.#field.focus();
   }

@@ -2,7 +2,7 @@
 
 import {make, unseen} from "./element.js";
 import {Intents} from "./intent.js";
-import {api, session} from "./session.js";
+import {api, knock, session} from "./session.js";
 import {toast} from "./toasts.js";
 import {called} from "./words.js";
 
@@ -81,7 +81,7 @@ export function followButton(name, signal) {
   const button = make("button.follow", {
     type: "button",
     onclick: () => {
-      if (session.me === null) return location.assign("/login");
+      if (session.me === null) return knock();
       return people.follow(name, !people.get(name).followed);
     },
   }, word, unseen(` ${name}`));

@@ -4,10 +4,12 @@ import {Intents} from "./intent.js";
 import {api} from "./session.js";
 import {toast} from "./toasts.js";
 
+const SOON = 250;                // ms from hearing of something to looking at the photo it was done to
+const LATER = 2_000;             // ms until one looks once more, if nothing was to be seen
 const MOST = 1000;               // photos kept; beyond it the ones longest unseen go
 
 class Photos extends EventTarget {
-  #known = new Map(); #intents = new Intents(); #asking = new Set();
+  #known = new Map(); #intents = new Intents(); #looks = new Map();
 
   /** Takes photos in as the API gave them. */
   keep(photos) {
@@ -56,16 +58,25 @@ class Photos extends EventTarget {
     this.#tell(id);
   }
 
-  /** Looks again at a photo that is known, because somebody did something to it. */
-  async refresh(id) {
-    if (!this.#known.has(id) || this.#asking.has(id)) return;
-    this.#asking.add(id);
+  /** Looks again at a photo that is known, because somebody did something to it: once for all that come together. */
+  refresh(id) {
+    if (this.#known.has(id)) this.#plan(id, SOON, LATER);
+  }
+
+  #plan(id, delay, ...more) {
+    clearTimeout(this.#looks.get(id));
+    this.#looks.set(id, setTimeout(() => this.#look(id, ...more), delay));
+  }
+
+  async #look(id, again = null) {
+    const before = this.#known.get(id);
+    if (before === undefined) return;
     try {
-      this.keep([await api.get(`/api/photos/${id}`)]);
+      const [now] = this.keep([await api.get(`/api/photos/${id}`)]);
       this.dispatchEvent(new Event(`comments ${id}`));
-    } catch { /* it is only a look; what is shown was true a moment ago */ } finally {
-      this.#asking.delete(id);
-    }
+      // The bell may be ahead of the database that was asked.
+      if (again !== null && now.likes === before.likes && now.comments === before.comments) this.#plan(id, again);
+    } catch { /* it is only a look; what is shown was true a moment ago */ }
   }
 
   async delete(id) {

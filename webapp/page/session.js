@@ -64,5 +64,10 @@ class Session extends EventTarget {
   }
 }
 
+/** To the door, and back here afterwards. */
+export function knock() {
+  location.assign(`/login?${new URLSearchParams({next: location.pathname + location.search})}`);
+}
+
 export const session = new Session();
 export const api = session.api;

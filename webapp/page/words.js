@@ -95,9 +95,12 @@ export function who({actors, count}) {
 /** What they did to the person called `name`; kinds that are not known here are named as they come. */
 export const did = (row, name) => (DID[row.kind] ?? (({kind}) => `${kind}: you`))(row, name);
 
+/** Does an address stay on this site? Browsers take a backslash for a slash. */
+export const stays = (address) => /^\/(?![/\\])/.test(address ?? "");
+
 /** Where a row leads: to the photo, or to whoever follows. */
 export function leads({object, actors}) {
-  if (object?.url?.startsWith("/") && !object.url.startsWith("//")) return object.url;
+  if (stays(object?.url)) return object.url;
   const {name} = actors[0];
   return name ? `/u/${encodeURIComponent(name)}` : "/";
 }

@@ -156,9 +156,6 @@ class FakeApi:
     ) -> tuple[int, Any]:
         asked = f"{method} {path}"
         self.asked.append(asked)
-        for pattern, seconds in list(self.slow.items()):
-            if re.fullmatch(pattern, asked):
-                time.sleep(seconds)
         for pattern, refusal in list(self.failing.items()):
             if re.fullmatch(pattern, asked):
                 raise refusal
@@ -166,7 +163,12 @@ class FakeApi:
             if found := re.fullmatch(pattern, asked):
                 with self._lock:
                     call = Call(self, self._who(bearer), query, body, kind)
-                    return route(call, *map(unquote, found.groups()))
+                    answer = route(call, *map(unquote, found.groups()))
+                # What is slow is the way back: the answer is as old as that when it comes.
+                time.sleep(
+                    max((given for slow, given in self.slow.items() if re.fullmatch(slow, asked)), default=0)
+                )
+                return answer
         raise Refusal(404, "there is nothing here")
 
     def _who(self, bearer: str) -> Person | None:

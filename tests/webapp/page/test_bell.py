@@ -233,3 +233,16 @@ def test_without_a_notifier_the_site_is_a_site(browser: Chromium, stage: Stage, 
         assert seen.faults(browser) == []
     finally:
         stage.api.site.update(told)
+
+
+def test_a_photo_keeps_up_with_what_comes_together(browser: Chromium, stage: Stage, person: Named) -> None:
+    ana, ben, eve = person("ana"), person("ben"), person("eve")
+    photo = stage.api.photo(ana)
+    window = stage.open(browser, ana, f"/p/{photo.id}")
+    seen.live(window)
+    # Slow enough that the second comes while the first is looked at.
+    stage.api.slow["GET /api/photos/.*"] = 0.5
+    stage.api.like(photo, ben)
+    window.holds(lambda: stage.api.asked.count(f"GET /api/photos/{photo.id}"), 2)
+    stage.api.like(photo, eve)
+    window.until(seen.LIKES, "2 likes")

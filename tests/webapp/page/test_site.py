@@ -56,7 +56,13 @@ def test_every_page_is_the_same_file(client: Client, path: str) -> None:
     ["/p/", "/p/12a", "/u/", "/u/a%2fb", "/nowhere", "/static/", "/static/../site.py", "/static/nothing.js"],
 )
 def test_what_is_no_page_is_not_found(client: Client, path: str) -> None:
-    assert client.get(path).status_code == 404
+    answer = client.get(path)
+    assert answer.status_code == 404
+    if path.startswith("/static/"):
+        assert answer.content == b"There is nothing here.\n"
+    else:  # the site itself says it, in its own words
+        assert answer.content == FILES["index.html"][1]
+        assert answer["Content-Security-Policy"] == client.get("/")["Content-Security-Policy"]
 
 
 @pytest.mark.parametrize("name", sorted(FILES))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -25,14 +24,10 @@ def site(db: Stack, tmp_path: Path) -> Iterator[RealSite]:
 
 
 @pytest.fixture
-def two(tmp_path: Path) -> Iterator[tuple[Chromium, Chromium]]:
+def two(browser: Chromium, tmp_path: Path) -> Iterator[tuple[Chromium, Chromium]]:
     """Two browsers: one browser is one person."""
-    with ExitStack() as started:
-        folders = [tmp_path / name for name in ("one", "two")]
-        for folder in folders:
-            folder.mkdir()
-        one, two = (started.enter_context(Chromium(folder)) for folder in folders)
-        yield one, two
+    with Chromium(tmp_path) as another:
+        yield browser, another
 
 
 def join(browser: Chromium, site: RealSite, name: str) -> Window:

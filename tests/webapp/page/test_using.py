@@ -303,3 +303,23 @@ def test_a_comment_that_is_linked_is_sought_and_shown(browser: Chromium, stage: 
     window.find(".comment.target .faint").click()
     window.holds(lambda: len(photo.comments), 44)
     assert said[3] not in photo.comments
+
+
+def test_a_stranger_who_likes_something_comes_back_to_it(
+    browser: Chromium, stage: Stage, person: Named
+) -> None:
+    ana, ben = person("ana"), person("ben")
+    ana.password = "the right one"
+    photo = stage.api.photo(ben)
+    window = stage.open(browser, None, f"/p/{photo.id}")
+    window.until(seen.LIKES, "Be the first to like this")
+    assert window.find(".invite").text == "Log in to comment."
+    window.click(".heart")
+    window.until(seen.HEADING, "Welcome back")
+    window.write("#field-name", ana.name)
+    window.write("#field-password", ana.password)
+    window.press(Keys.ENTER)
+    window.until(seen.HEART, "false")
+    window.click(".heart")
+    window.holds(lambda: list(photo.likes), [ana.id])
+    window.until(seen.PATH, f"/p/{photo.id}")

@@ -3,6 +3,7 @@
 import {make} from "../element.js";
 import {field, sending} from "../form.js";
 import {api, session} from "../session.js";
+import {stays} from "../words.js";
 
 const NAMES = [/^[a-z0-9_.]*[a-z0-9_][a-z0-9_.]*$/i, "Use letters, digits, dots and underscores."];
 const PASSWORDS = [/^.{8,}$/s, "Use eight characters at least."];
@@ -69,7 +70,7 @@ function door({query, titled}, {title, word, path, fields, other: [ask, href, li
   sending(form, button, fault, async (values) => {
     const entered = await api.post(path, given(values));
     // Only ways within the site: `next` comes with the address, and anybody can make one.
-    const way = /^\/(?![/\\])/.test(next) ? next : "/";
+    const way = stays(next) ? next : "/";
     history.replaceState(history.state, "", way);
     session.enter(entered);
   });
