@@ -230,6 +230,7 @@ class Sender:
         if not self._begun:
             await self.log.create()
             self._begun = True
+            self._claim_at = max(self._claim_at, self.clock() + OTHERS_FIRST)  # Redis may have just come back
         if self._history is not None:
             after, self._history = self._history, None  # of several loops one reads it
             try:
