@@ -194,7 +194,9 @@ def decode(device: str, line: str) -> Device | None:
     either. Raises ValueError for a broken line."""
     head = _head(line)
     if head is None:
-        raise ValueError(f"not a device: {len(line)} characters that do not begin as one")  # a token may be in them
+        raise ValueError(
+            f"not a device: {len(line)} characters that do not begin as one"
+        )  # a token may be in them
     version, letter, app, registered = head.groups()
     provider = _BY_LETTER.get(letter)
     if version != VERSION:
