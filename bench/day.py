@@ -207,6 +207,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         factor=given.factor, people=given.people, online=int(given.people * given.online),
         android=given.android, shards=given.shards, daemons=given.daemons,
     )  # fmt: skip
+    if plan.burst_at - plan.warm < 3 * EVERY:
+        parser.error(f"at least {3 * EVERY:.0f} s before the burst are needed: take more --minutes")
     table = interleave([Variant("day", partial(start, plan), partial(measure, plan, given.plot))], 1)
     for name, why in table.missing.items():
         print(f"{name}: {why}")

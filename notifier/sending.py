@@ -1,7 +1,7 @@
 """The way out to phones, a batch at a time; the corridor behind handover.
 lane -> Sender.once -> provider, settled as done | later | forgotten | buried       later -> Due.once -> lane"""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Final, get_args
 
@@ -16,6 +16,7 @@ from notifier.core.model import Delivery, Device, Environment, Notification, Out
 from notifier.core.push import Push, Style, compose, notification
 from notifier.core.retry import postponed
 from notifier.core.text import LANGUAGES, Language, language
+from notifier.ledger import Ledger, Unsettled
 from notifier.metrics import CONNECTION_EVENTS, Metrics
 from notifier.ports import (
     FRESH,
@@ -39,14 +40,8 @@ REDIS: Final = 10.0  # s that a batch may spend with Redis besides
 LOOK_TRIES: Final = 3
 MOST_BROKEN: Final = 10_000  # entries whose tries are counted
 BUG_PAUSE: Final = 60_000  # ms until what met a bug is tried again
-SETTLE_PAUSES: Final = (
-    1.0,
-    60.0,
-)  # s until what could not be settled twice is tried again: at first, and at most
 MOST_UNSETTLED: Final = 1000  # answered and not written down; with so many nothing more is read
-OTHERS_FIRST: Final = (
-    10.0  # s after Redis was away in which nothing is taken over: its holder is cut off as well
-)
+OTHERS_FIRST: Final = 10.0  # s after Redis was away without taking anything over: its holder was cut off too
 KEEP_PAGE: Final = 200
 RENAMES: Final = 3  # of one device that are followed, while a push for it waits
 DEPTH_EVERY: Final = 5.0
@@ -80,65 +75,14 @@ class _Plan:
         self.asked: list[PushRequest] = []
         self.buried = self.detail = ""
 
-    def settlement(self, run: str) -> "_Unsettled":
+    def settlement(self, run: str) -> Unsettled:
         looked = self.looked
         meant = bool(looked.devices or looked.newer or looked.damaged)
         drop = None if self.buried else lanes.dropped(looked.row, meant)
         settlement = Settlement(
             looked.entry, run, tuple(self.results), looked.strangers, self.buried, self.detail
         )
-        return _Unsettled(settlement, drop)
-
-
-class _Unsettled(Struct):
-    """What is still to be written down, how often that failed and when it is tried again (by our clock), and why
-    nothing was sent, if nothing had to be. `alone`: in a call of its own, for a call it was in failed as a whole."""
-
-    settlement: Settlement
-    drop: lanes.Drop | None
-    tries: int = 0
-    at: float = 0.0
-    alone: bool = False
-
-    @property
-    def id(self) -> str:
-        return self.settlement.entry.id
-
-    def failed(self, now: float) -> bool:
-        """Once more; True if that is to be told."""
-        first, longest = SETTLE_PAUSES
-        self.at = now + (min(longest, first * 2.0 ** min(self.tries, 30)) if self.tries else 0.0)
-        self.tries += 1
-        return self.tries & (self.tries - 1) == 0
-
-
-class _Ledger:
-    """What providers have answered and Redis would not write down. It is never sent again for that: settling alone is
-    repeated, for as long as this process lives."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[str, _Unsettled] = {}
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._waiting)
-
-    def __contains__(self, entry: str) -> bool:
-        return entry in self._waiting
-
-    def put(self, batch: Iterable[_Unsettled]) -> None:
-        self._waiting.update((one.id, one) for one in batch)
-
-    def take(self, now: float) -> Iterator[list[_Unsettled]]:
-        """Batches of those whose time has come, now in the hands of whoever asks."""
-        due = [one for one in self._waiting.values() if one.at <= now]
-        for one in due:
-            del self._waiting[one.id]
-        together = [one for one in due if not one.alone]
-        batches = [together[at : at + BATCH] for at in range(0, len(together), BATCH)]
-        return iter([*batches, *([one] for one in due if one.alone)])
+        return Unsettled(settlement, drop)
 
 
 class Sender:
@@ -166,7 +110,7 @@ class Sender:
             ""  # where to go on in what was given to us before; None = nothing is left
         )
         self._hand: set[str] = set()
-        self._unsettled = _Ledger()
+        self._unsettled = Ledger()
         self._keep_at = 0.0
         self._again: dict[str, tuple[PushEntry, float]] = {}  # with when it came into our hands
         self._most = BATCH  # entries of one look, fewer while Redis is slow
@@ -230,6 +174,7 @@ class Sender:
         if not self._begun:
             await self.log.create()
             self._begun = True
+            self._claim_at = max(self._claim_at, self.clock() + OTHERS_FIRST)  # Redis may have just come back
         if self._history is not None:
             after, self._history = self._history, None  # of several loops one reads it
             try:
@@ -477,7 +422,7 @@ class Sender:
 
     # -- what became of it
 
-    async def _settle(self, batch: Sequence[_Unsettled]) -> None:
+    async def _settle(self, batch: Sequence[Unsettled]) -> None:
         """Settle. What has been answered is not forgotten if that fails, or each hiccup would ring phones twice."""
         now = self.clock()
         try:
@@ -501,7 +446,7 @@ class Sender:
                 self._not_settled(one, state)
                 self._unsettled.put([one])
 
-    def _not_settled(self, one: _Unsettled, error: str) -> None:
+    def _not_settled(self, one: Unsettled, error: str) -> None:
         self.metrics.push_settle_failures += 1
         if one.failed(self.clock()):
             self.report(f"lane {self.lane}: entry {one.id} was not settled ({one.tries} tries): {error}")
@@ -539,7 +484,7 @@ class Sender:
         else:
             metrics.push_reasons.count(f"{outcome.provider} {outcomes.label(outcome)}")
 
-    def _count_done(self, one: _Unsettled) -> None:
+    def _count_done(self, one: Unsettled) -> None:
         metrics, label, settlement = self.metrics, self.lane.label, one.settlement
         metrics.push_strangers += len(settlement.strangers)
         if one.drop is not None:

@@ -33,6 +33,7 @@ from notifier.edge.admin import admin_site
 from notifier.edge.api import api_site
 from notifier.edge.bus import RedisBus
 from notifier.edge.canary import Canary
+from notifier.edge.device_store import RedisDevices
 from notifier.edge.events_api import Publisher
 from notifier.edge.hub import Hub
 from notifier.edge.jwks import Keys
@@ -41,7 +42,7 @@ from notifier.edge.loop import Loop, share
 from notifier.edge.minder import Minder
 from notifier.edge.nest import Entrance
 from notifier.edge.notify import Systemd
-from notifier.edge.push_store import RedisDevices, RedisLanes
+from notifier.edge.push_store import RedisLanes
 from notifier.edge.redis import Address, Connection, ReplyError, Subscription
 from notifier.edge.reload import Reload, read_keys
 from notifier.edge.signals import die_of, on_signal

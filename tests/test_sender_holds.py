@@ -150,6 +150,26 @@ def test_after_an_outage_of_redis_who_was_cut_off_settles_before_anybody_takes_o
     assert (len(mine.sent), theirs.sent, house.left()) == (1, [], 0)
 
 
+def test_who_starts_after_an_outage_takes_nothing_over_at_once() -> None:
+    house = house_with_a_phone()
+    mine, theirs = FakeProvider(), FakeProvider()
+    answered = Deferred[None]()
+    mine.gate = lambda: answered
+    sender = house.sender(mine)
+    batch = Deferred.fromCoroutine(sender.once())
+    house.server.down = True
+    house.pass_(300)
+    answered.callback(None)
+    with pytest.raises(Unavailable):
+        now(_of(batch))
+    house.server.down = False
+    other = house.sender(theirs, name="q")
+    turn(other)
+    turn(sender)
+    rest(house, other)
+    assert (len(mine.sent), theirs.sent, house.left()) == (1, [], 0)
+
+
 def test_what_was_to_be_looked_at_again_and_is_anothers_now_is_left_to_them() -> None:
     """A batch is decided anew, but its lane has closed: it lies for so long that another process takes it over."""
     house = house_with_a_phone(20)

@@ -18,7 +18,7 @@ from notifier.config import Config
 if TYPE_CHECKING:
     from notifier.core.devices import App
     from notifier.core.model import Device
-    from notifier.edge.push_store import RedisDevices
+    from notifier.edge.device_store import RedisDevices
     from notifier.edge.redis import Script
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ def _with_devices(
     work: Callable[[RedisDevices, Config], Coroutine[Any, Any, T]],
 ) -> T:
     async def run(reactor: Any, client: Client, config: Config) -> T:
-        from notifier.edge.push_store import RedisDevices
+        from notifier.edge.device_store import RedisDevices
         from notifier.edge.store import Rules, Scripts
 
         shards, buckets = await setup_of(client, config)

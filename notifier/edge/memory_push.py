@@ -8,25 +8,17 @@ from notifier.core.devices import surplus
 from notifier.core.inbox import NOTIFICATION
 from notifier.core.lanes import ALL, Lane, PushEntry, Row, buried
 from notifier.core.model import Device, Verdict
+from notifier.edge.device_store import FOREVER, Claim, DeviceMoves, Listed
 from notifier.edge.memory import line_of
 from notifier.edge.memory_state import Box, Dead, DeadToken, ItemError, MemoryServer, Waiting, stream_id
-from notifier.edge.push_store import (
-    ABANDONED,
-    FOREVER,
-    KEEP_SLACK,
-    TIDY_PAGE,
-    WAKE_PAGE,
-    Claim,
-    DeviceMoves,
-    Listed,
-)
+from notifier.edge.push_store import ABANDONED, KEEP_SLACK, TIDY_PAGE, WAKE_PAGE
 from notifier.edge.store import Rules
 
 DAY = 86_400_000
 
 
 class MemorySteps:
-    """The steps of a token's way to a person (push_store.DeviceSteps)."""
+    """The steps of a token's way to a person (device_store.DeviceSteps)."""
 
     def __init__(self, server: MemoryServer, rules: Rules) -> None:
         self.server, self.rules = server, rules

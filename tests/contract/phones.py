@@ -11,7 +11,7 @@ from notifier.core.gate import Gate, GateRule
 from notifier.core.intake import REASONS
 from notifier.core.lanes import BURIALS, Lane
 from notifier.core.model import Delivery, Device, Outcome
-from notifier.edge.push_store import DeviceMoves, DeviceSteps
+from notifier.edge.device_store import DeviceMoves, DeviceSteps
 from notifier.metrics import Metrics
 from notifier.ports import PushRequest
 from notifier.sending import Due, Looks, Sender, labels

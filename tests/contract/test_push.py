@@ -13,7 +13,8 @@ from notifier.core import keys
 from notifier.core.inbox import Join, Mark
 from notifier.core.lanes import Lane, PushEntry
 from notifier.core.model import Verdict
-from notifier.edge.push_store import ABANDONED, Listed, RedisPushes
+from notifier.edge.device_store import Listed
+from notifier.edge.push_store import ABANDONED, RedisPushes
 from notifier.edge.redis import Connection
 from notifier.ports import GroupLost, Judged, Looked, PushLog, Settlement
 from tests.contract.phones import (

@@ -11,7 +11,7 @@ import pytest
 
 from notifier.core import keys
 from notifier.core.model import Device
-from notifier.edge.push_store import DeviceMoves, DeviceSteps, Listed
+from notifier.edge.device_store import DeviceMoves, DeviceSteps, Listed
 from notifier.ports import Unavailable
 from tests.contract.phones import FCM, FakeProvider, Process, enlist, phone, steps
 from tests.contract.world import MemoryWorld, Reader, RedisWorld, World, event, people

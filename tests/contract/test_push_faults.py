@@ -12,7 +12,8 @@ import pytest
 from notifier.core import keys
 from notifier.core.lanes import BURIALS, Lane, PushEntry
 from notifier.core.model import Delivery, Outcome
-from notifier.edge.push_store import ABANDONED, Listed
+from notifier.edge.device_store import Listed
+from notifier.edge.push_store import ABANDONED
 from notifier.edge.redis import ReplyError, load_script
 from notifier.edge.store import Scripts
 from tests import reactor

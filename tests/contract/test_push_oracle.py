@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from notifier.core.inbox import Mark
 from notifier.core.lanes import BURIALS, PushEntry
 from notifier.core.model import Device, Verdict
-from notifier.edge.push_store import Listed
+from notifier.edge.device_store import Listed
 from notifier.ports import Judged, Look, PushLog, Settlement
 from tests import reactor
 from tests.contract.conftest import explored

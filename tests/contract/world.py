@@ -20,6 +20,7 @@ from notifier.core.intake import REASONS, Intake
 from notifier.core.lanes import Lane, PushEntry, Rule
 from notifier.core.model import Device
 from notifier.edge.bus import RedisBus
+from notifier.edge.device_store import RedisDevices
 from notifier.edge.memory import (
     Dead,
     ItemError,
@@ -31,7 +32,7 @@ from notifier.edge.memory import (
 )
 from notifier.edge.memory_push import MemoryDevices, MemoryDue, MemoryPushes
 from notifier.edge.memory_state import DeadToken
-from notifier.edge.push_store import RedisDevices, RedisDue, RedisPushes
+from notifier.edge.push_store import RedisDue, RedisPushes
 from notifier.edge.redis import Address, Connection, ReplyError, Subscription
 from notifier.edge.store import RedisInbox, RedisLog, RedisShards, Rules, Scripts
 from notifier.metrics import Metrics

@@ -10,7 +10,7 @@ import pytest
 
 from notifier.core.devices import App, device_id
 from notifier.core.model import Device
-from notifier.edge.push_store import RedisDevices
+from notifier.edge.device_store import RedisDevices
 from notifier.edge.store import Rules, Scripts
 from tests import reactor
 from tests.edge.test_api import PAGE, Server, token

@@ -16,6 +16,7 @@ from typing import Final, Self
 
 from twisted.internet.defer import Deferred, gatherResults
 
+from notifier.core import keys
 from notifier.core.devices import device_id
 from notifier.core.model import Device, Provider
 from notifier.sandbox.credentials import app_toml
@@ -29,7 +30,6 @@ from tests.servers import Valkey
 
 STREAM: Final = "notifier:events"
 APP: Final = "demo"
-LANES: Final = ("push:{0}:demo:apns", "push:{0}:demo:fcm")
 ALWAYS: Final = '[types.comment]\npush = "always"\n'
 PAGE: Final = 100  # devices that the sandbox is asked for at once
 CHUNK: Final = 500  # people whose devices are registered at once
@@ -57,7 +57,7 @@ def device(token: str, provider: Provider) -> Device:
     return Device(device_id(token), provider, APP, token, 1_700_000_000_000)
 
 
-def enlist(server: Valkey, people: Mapping[str, Sequence[Device]]) -> None:
+def enlist(server: Valkey, people: Mapping[str, Sequence[Device]], shards: int = 1) -> None:
     """Register these devices, as a file that is read in would."""
 
     async def all_of(chunk: Sequence[tuple[str, Sequence[Device]]], world: RedisWorld) -> None:
@@ -66,7 +66,7 @@ def enlist(server: Valkey, people: Mapping[str, Sequence[Device]]) -> None:
         )
 
     async def work() -> None:
-        world = RedisWorld(server.url)
+        world = RedisWorld(server.url, shards)
         await world.open()
         left = iter(people.items())
         while chunk := list(islice(left, CHUNK)):
@@ -91,19 +91,24 @@ class Site:
     apns, fcm   sandboxes, or one for both
     people      how many, each with an iPhone and an Android phone; theirs are iphone(n) and android(n)
     settings    sections over SETTINGS; `types`: TOML
+    shards      of Redis; more than one are behind a router
     durable     Redis has written what it answers for
     """
 
     def __init__(
         self, folder: Path, apns: SandboxProcess, fcm: SandboxProcess | None = None, *, people: int,
         settings: Settings | None = None, types: str = ALWAYS, daemons: Sequence[str] = ("left",),
-        program: Sequence[str] = TWISTD, durable: bool = False,
+        program: Sequence[str] = TWISTD, durable: bool = False, shards: int = 1,
     ) -> None:  # fmt: skip
         self.folder, self.apns, self.fcm = folder, apns, fcm or apns
         self.users = [f"u{number}" for number in range(people)]
         extra = {"appendfsync": "always"} if durable else {}
         self.server = Valkey(folder / "valkey", aof=durable, extra=extra)
-        self._settings, self._names, self._program = merged(SETTINGS, settings or {}), daemons, program
+        self.shards = shards
+        self.tags = [keys.tag(shard) for shard in range(shards)]
+        self.lanes = [f"push:{tag}:{APP}:{provider}" for tag in self.tags for provider in ("apns", "fcm")]
+        settings = merged(settings or {}, {"redis": {"shards": shards}})
+        self._settings, self._names, self._program = merged(SETTINGS, settings), daemons, program
         self._types = types
         self.daemons: list[Daemon] = []
         self.comments: dict[str, tuple[str, ...]] = {}  # what was published, and for whom
@@ -114,7 +119,7 @@ class Site:
             for what in ("devices", "script"):
                 sandbox.ask("DELETE", what)
         self._stack.enter_context(self.server)
-        enlist(self.server, {user: self.phones_of(at) for at, user in enumerate(self.users)})
+        enlist(self.server, {user: self.phones_of(at) for at, user in enumerate(self.users)}, self.shards)
         self.daemons = [
             Daemon(
                 self.folder, self.server.url, self._settings, name=name, more=self.toml() + self._types,
@@ -196,35 +201,45 @@ class Site:
         return found
 
     def handed_over(self) -> bool:
-        return self.count("XLEN", STREAM) == 0
+        streams = {STREAM, *(keys.events(shard, self.shards) for shard in range(self.shards))}
+        return all(self.count("XLEN", stream) == 0 for stream in streams)
 
     def backlog(self) -> int:
         """Entries of lanes that nobody has settled."""
-        return sum(self.count("XLEN", lane) for lane in LANES)
+        return sum(self.count("XLEN", lane) for lane in self.lanes)
 
     def waiting(self) -> int:
-        return self.count("ZCARD", "due:{0}")
+        return sum(self.count("ZCARD", keys.due(tag)) for tag in self.tags)
 
     def hurry(self) -> None:
         """All that waits is due now."""
-        found = self.server.call("ZRANGE", "due:{0}", "0", "-1")
-        assert isinstance(found, list)
-        for names in (found[at : at + CHUNK] for at in range(0, len(found), CHUNK)):
-            # XX: what was woken meanwhile must not come back
-            self.server.call("ZADD", "due:{0}", "XX", *(part for name in names for part in ("1", name)))
+        for due in map(keys.due, self.tags):
+            found = self.server.call("ZRANGE", due, "0", "-1")
+            assert isinstance(found, list)
+            for names in (found[at : at + CHUNK] for at in range(0, len(found), CHUNK)):
+                # XX: what was woken meanwhile must not come back
+                self.server.call("ZADD", due, "XX", *(part for name in names for part in ("1", name)))
 
     def dead_letters(self) -> list[str]:
-        keys = self.server.call("KEYS", "dead:*")
-        assert isinstance(keys, list)
-        return sorted(key.decode() for key in keys)
+        found = self.server.call("KEYS", "dead:*")
+        assert isinstance(found, list)
+        return sorted(key.decode() for key in found)
+
+    def told_dead(self) -> list[object]:
+        """Tokens that were told of as dead."""
+        found: list[object] = []
+        for tag in self.tags:
+            told = self.server.call("XRANGE", keys.dead_tokens(tag), "-", "+")
+            assert isinstance(told, list)
+            found += told
+        return found
 
     def lost_devices(self) -> list[str]:
         """People who have not both their phones any more."""
         lost = []
         for number, user in enumerate(self.users):
-            found = self.server.call(
-                "HMGET", f"dev:{{0}}:{user}", *(one.id for one in self.phones_of(number))
-            )
+            wanted = (one.id for one in self.phones_of(number))
+            found = self.server.call("HMGET", keys.devices(user, self.shards), *wanted)
             assert isinstance(found, list)
             if None in found:
                 lost.append(user)
@@ -288,7 +303,7 @@ class Site:
             "shown twice": self.shown_twice(),
             "dead letters": self.dead_letters(),
             "lost their phones": self.lost_devices(),
-            "told of as dead": self.server.call("XRANGE", "tokens:dead:{0}", "-", "+"),
+            "told of as dead": self.told_dead(),
         }
         faults = {what: how for what, how in found.items() if how}
         assert not faults, faults

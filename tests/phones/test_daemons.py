@@ -53,6 +53,20 @@ def test_two_daemons_share_a_lane_and_send_each_push_once(tmp_path: Path, sandbo
             assert min(read) > 0, "one of them did all the work"
 
 
+def test_people_on_four_shards(tmp_path: Path, sandbox: SandboxProcess) -> None:
+    """Lanes of each shard, events behind a router; a token's owner lies on another shard than its person."""
+    with Site(tmp_path, sandbox, people=60, daemons=("left", "right"), shards=4) as site:
+        sandbox.ask(
+            "POST", "script", {"provider": "apns", "status": 503, "reason": "ServiceUnavailable", "times": 9}
+        )
+        site.start()
+        for _ in range(3):
+            site.comment()
+        site.rest(hurry=True)
+        site.judge()
+        assert site.accepted("apns") == site.accepted("fcm") == site.pushes
+
+
 def test_one_of_two_that_stops_in_order_leaves_nothing_to_be_sent_twice(
     tmp_path: Path, sandbox: SandboxProcess
 ) -> None:

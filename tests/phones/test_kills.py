@@ -16,7 +16,7 @@ import pytest
 from notifier.core.keys import GROUP
 from tests.daemon import READY, Daemon, Settings
 from tests.phones.failpoints import POINTS
-from tests.phones.site import LANES, PATIENCE, Site
+from tests.phones.site import PATIENCE, Site
 from tests.sandboxes import SandboxProcess
 
 LONG: Final = 300.0  # s until what a stopped process holds is another's, behind all that the dead have left
@@ -42,6 +42,7 @@ class Plan:
     failures: int
     delay_ms: int
     at_once: bool = False
+    shards: int = 1
     seed: int = 1
 
 
@@ -72,7 +73,14 @@ class Storm:
                 self._pause()
             else:
                 self._wait_for_death()
+        while not self.enough and self.deaths.total() < 4 * plan.kills:
+            self._wait_for_death()
         self._settle()
+
+    @property
+    def enough(self) -> bool:
+        """Was the storm as hard as it should be?"""
+        return len(self.deaths.keys() & POINTS.keys()) >= min(self.plan.kills // 2, len(POINTS))
 
     def _script(self) -> None:
         for one in range(self.plan.failures):
@@ -128,7 +136,7 @@ class Storm:
     def _in_hand(self) -> set[str]:
         """Names of daemons that were given entries and have not settled them, dead ones too."""
         found: set[str] = set()
-        for lane in LANES:
+        for lane in self.site.lanes:
             told = self.site.server.call("XPENDING", lane, GROUP)
             consumers = told[3] if isinstance(told, list) else None
             found |= {name.decode().rpartition("-")[0] for name, count in consumers or () if int(count)}
@@ -167,7 +175,7 @@ class Storm:
     def _given(self, daemon: Daemon, idle: int = 2**40) -> set[tuple[str, bytes]]:
         """Entries, by lane and id, that daemons of this name were given no longer than `idle` ms ago and still have."""
         found: set[tuple[str, bytes]] = set()
-        for lane in LANES:
+        for lane in self.site.lanes:
             told = self.site.server.call("XPENDING", lane, GROUP, "-", "+", 100_000)
             assert isinstance(told, list)
             mine = f"{daemon.name}-".encode()
@@ -205,7 +213,13 @@ def weather(folder: Path, plan: Plan, report: Report) -> None:
     with (
         SandboxProcess(folder / "sandbox") as sandbox,
         Site(
-            folder, sandbox, people=plan.people, settings=SETTINGS, daemons=("left", "right"), program=program
+            folder,
+            sandbox,
+            people=plan.people,
+            settings=SETTINGS,
+            daemons=("left", "right"),
+            program=program,
+            shards=plan.shards,
         ) as site,
     ):
         began = time.monotonic()
@@ -216,7 +230,7 @@ def weather(folder: Path, plan: Plan, report: Report) -> None:
         assert storm.deaths.total() >= plan.kills
         assert storm.takeovers == plan.pauses
         assert not [point for point in storm.deaths if "no reply seen" in point], storm.deaths
-        assert len(set(storm.deaths) & POINTS.keys()) >= min(plan.kills // 2, len(POINTS)), storm.deaths
+        assert storm.enough, storm.deaths
         for daemon in site.daemons:
             assert daemon.metrics()["entries_lost_total"] == 0
 
@@ -250,5 +264,13 @@ def test_fifty_thousand_pushes_in_flight_under_kills(tmp_path: Path, report: Rep
         delay_ms=200,
         at_once=True,
         seed=2,
+    )
+    weather(tmp_path, plan, report)
+
+
+@pytest.mark.campaign
+def test_four_shards_under_kills(tmp_path: Path, report: Report) -> None:
+    plan = Plan(
+        people=2_000, comments=20, crowd=200, kills=20, pauses=2, failures=50, delay_ms=100, shards=4, seed=3
     )
     weather(tmp_path, plan, report)
