@@ -52,6 +52,7 @@ PACES: Final[Mapping[tuple[Wire, Cause], Pace]] = {
 }
 
 
+_CROWDED: Final = Pace(floor=1, base=4, cap=8)  # while the provider answers others, more slowly than we ask
 _MOST: Final = 99  # tries and free: they are part of the stored state, and grow no wait any more
 
 
@@ -122,6 +123,8 @@ def _unseen(rule: RetryRule, one: Try) -> Verdict:
     free, outcome = one.delivery.free, one.outcome
     if free < rule.free and outcome.retry_after is None:
         return _later(one, one.chance, "expired", free=free + 1)
+    if outcome.reason == "waited":  # each look costs little, and there may be room at any moment
+        return _later(one, _CROWDED.delay(free, one.chance), "expired", free=min(free + 1, _MOST))
     pace = PACES[outcome.provider, "unknown"]
     delay = pace.delay(max(0, free - rule.free), one.chance, outcome.retry_after)
     return _later(one, delay, "expired", free=min(free + 1, _MOST))

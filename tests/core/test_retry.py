@@ -297,3 +297,12 @@ def test_a_delivery_ends_whatever_it_is_answered() -> None:
             now = made.at
             delivery = but(delivery, tries=made.tries, free=made.free, doubts=made.doubts)
         assert made.kind == "bury", outcome
+
+
+def test_what_found_no_room_does_not_wait_ever_longer_for_it() -> None:
+    crowded = not_sent("fcm", "waited")
+    for free in (0, 5, 50, 99):
+        made = judge(crowded, but(free=free), chance=1.0)
+        assert (made.kind, made.tries) == ("later", 0)
+        assert made.at - NOW <= 9_000
+    assert judge(not_sent("fcm", "unreachable"), but(free=50), chance=1.0).at - NOW > 600_000
