@@ -13,6 +13,8 @@ from typing import IO, Final
 from msgspec import Struct
 from PIL import Image, ImageCms
 
+from webapp.jpeg_scans import too_many_scans
+
 FORMATS: Final = ("JPEG", "PNG", "WEBP")
 SQUARE: Final = 640
 DISPLAY: Final = 1440
@@ -96,6 +98,10 @@ def _weigh(file: IO[bytes], limits: Limits) -> None:
         raise BadImage(f"the file has {size} bytes; at most {limits.bytes} are allowed")
     if size == 0:
         raise BadImage("the file is empty")
+    scans = too_many_scans(file.read())
+    file.seek(0)
+    if scans:
+        raise BadImage("the JPEG is made of too many scans; save it anew")
 
 
 def _decoded(file: IO[bytes], limits: Limits, longest: int, shortest: int) -> tuple[Image.Image, int, int]:

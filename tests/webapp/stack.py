@@ -69,7 +69,8 @@ class Stack:
         use(self.file)
 
     def empty(self) -> None:
-        """Removes every row of every shard."""
+        """Removes every row of every shard, and every picture."""
+        shutil.rmtree(self.folder / "photos", ignore_errors=True)
         names = [f"{schema(shard)}.{table}" for shard in all_shards() for table in TABLES]
         with self.primary.connect() as link, link.cursor() as cursor:
             # Not TRUNCATE: with so little in them deleting is a hundred times faster.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import logging
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
 import redis
-from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
+from django.core.exceptions import BadRequest, RequestDataTooBig, SuspiciousOperation
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.http.multipartparser import MultiPartParserError
+from django.http.request import RawPostDataException
 from ninja.errors import HttpError, ValidationError
 
 from webapp import limits, tokens
@@ -27,6 +29,7 @@ FORM_BYTES: Final = 65_536
 """Most bytes of a request without a file; and with one, of what is around it."""
 
 _READS: Final = frozenset({"GET"})
+_CHARSETS: Final = frozenset({"utf-8", "ascii"})
 _ANYBODY: Final = frozenset(
     {
         "/api/people",
@@ -98,6 +101,7 @@ class Entry:
             # Also of who is nobody: guessing tokens is counted.
             _count(request)
         _weigh(request)
+        _decode(request)
 
 
 def _person(request: HttpRequest) -> int | None:
@@ -153,6 +157,13 @@ def _weigh(request: HttpRequest) -> None:
         raise Problem("too-large", f"the content has {length} bytes; at most {most} are allowed here")
 
 
+def _decode(request: HttpRequest) -> None:
+    """Only UTF-8: Django would take whatever codec of Python the client names, also what makes no text."""
+    named, request.encoding = request.encoding, "utf-8"
+    if named is not None and request.method not in _READS and codecs.lookup(named).name not in _CHARSETS:
+        raise Problem("invalid-request", "send the content in UTF-8")
+
+
 def _trusted() -> tuple[limits.Network, ...]:
     from django.conf import settings
 
@@ -171,7 +182,13 @@ _OTHERS: Final[tuple[tuple[tuple[type[Exception], ...], Problem], ...]] = (
     ((Http404,), Problem("not-found", "there is nothing at this address")),
     ((RequestDataTooBig,), Problem("too-large")),
     (
-        (MultiPartParserError, SuspiciousOperation, UnreadablePostError),
+        (
+            MultiPartParserError,
+            BadRequest,
+            SuspiciousOperation,
+            UnreadablePostError,
+            RawPostDataException,  # a form where JSON is wanted
+        ),
         Problem("invalid-request", "the content cannot be read"),
     ),
     (

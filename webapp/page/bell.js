@@ -26,12 +26,18 @@ const HEADINGS = {fresh: heading("New"), rest: heading("Earlier")};
 
 export class Bell {
   #button; #badge; #panel; #list; #empty; #state; #retry; #readAll; #said;
-  #notifier = null; #inputAt = -Infinity; #new = new Set(); #drawing = false; #gathered = []; #toasts = []; #items = new Map(); #shown = new Map(); #retryAt = 0; #calm = null;
+  #notifier = null; #inputAt = -Infinity; #retryAt = 0; #calm = null; #drawing = false;
+  #gathered = [];                // rows that one message will tell of
+  #toasts = [];                  // functions that take messages away
+  #new = new Set();              // ids of rows that were new when the list was opened, or came since
+  #shown = new Map();            // id -> row, as last drawn
+  #items = new Map();            // id -> {row, item}: the elements of the list
 
   constructor() {
     const part = (id) => document.getElementById(id);
     [this.#button, this.#badge, this.#panel, this.#list] = [part("bell"), part("badge"), part("notices"), part("rows")];
-    [this.#empty, this.#state, this.#retry, this.#readAll, this.#said] = [part("no-rows"), part("line"), part("retry"), part("read-all"), part("unread")];
+    [this.#empty, this.#state, this.#retry] = [part("no-rows"), part("line"), part("retry")];
+    [this.#readAll, this.#said] = [part("read-all"), part("unread")];
     this.#empty.append(nothing("All quiet", "When somebody likes, comments or follows, you hear of it here at once."));
     this.#wire();
     setInterval(() => this.#count(), 1_000);
@@ -168,7 +174,9 @@ export class Bell {
     if (row === undefined || this.#opened) return;
     const words = `${who(row)} ${did(row, session.me?.name)}`;
     const more = rows.length > 1 ? ` (and ${rows.length - 1} more)` : "";
-    this.#toasts.push(toast(words + more, {href: leads(row), opened: () => this.#open(row), face: face(row.actors[0], "small"), picture: thumbnail(row)}));
+    this.#toasts.push(toast(words + more, {
+      href: leads(row), opened: () => this.#open(row), face: face(row.actors[0], "small"), picture: thumbnail(row),
+    }));
     this.#button.classList.remove("rung");
     requestAnimationFrame(() => this.#button.classList.add("rung"));
   }

@@ -120,7 +120,10 @@ export class Comments {
       make("div.said", {},
         make("p", {}, make("a.by", {href: `/u/${author.name}`}, author.name), " ", ...linked(text)),
         make("p.soft", {}, when(created, {short: true}))),
-      (mine || session.me?.id === this.#owner) && make("button.round.faint", {type: "button", "aria-label": mine ? "Delete your comment" : `Delete the comment of ${author.name}`, onclick: () => this.#delete(node, id)}, icon("trash")));
+      (mine || session.me?.id === this.#owner) && make("button.round.faint", {
+        type: "button", onclick: () => this.#delete(node, id),
+        "aria-label": mine ? "Delete your comment" : `Delete the comment of ${author.name}`,
+      }, icon("trash")));
     node.dataset.id = id;
     if (this.#target === `c${id}`) node.classList.add("target");
     return node;
@@ -145,7 +148,9 @@ export class Comments {
 
   #writing() {
     if (session.me === null) return make("p.soft.invite", {}, make("a", {href: "/login"}, "Log in"), " to comment.");
-    this.#field = make("textarea", {rows: 1, maxLength: LONGEST, placeholder: "Add a comment…", "aria-label": "Add a comment", enterKeyHint: "send"});
+    this.#field = make("textarea", {
+      rows: 1, maxLength: LONGEST, placeholder: "Add a comment…", "aria-label": "Add a comment", enterKeyHint: "send",
+    });
     this.#send = make("button.quiet", {type: "submit", disabled: true}, "Post");
     this.#fault = make("p.fault", {role: "alert"});
     const form = make("form.write", {noValidate: true}, face(session.me, "small"), this.#field, this.#send, this.#fault);

@@ -33,7 +33,9 @@ export function listPeople(title, path, {empty}) {
   // A link leads away from it.
   list.addEventListener("click", ({target}) => { if (target.closest("a")) dialog.close(); });
   const node = make("div", {},
-    make("header", {}, make("h2", {}, title), make("button.round", {type: "button", autofocus: true, "aria-label": "Close", onclick: () => dialog.close()}, icon("close"))));
+    make("header", {}, make("h2", {}, title), make("button.round", {
+      type: "button", autofocus: true, "aria-label": "Close", onclick: () => dialog.close(),
+    }, icon("close"))));
   show(node, dialog);
   node.append(endless(list, path, {
     shown: (items) => items.map((person) => personRow(person, ending.signal)),

@@ -17,7 +17,8 @@ export function profile({params: [given], signal, titled}) {
   const node = make("section.wide", {"aria-labelledby": "page-title"}, head, rest);
   titled(`@${name}`);
   const load = async () => {
-    head.replaceChildren(make("div.face.huge.bone"), make("div.about", {}, make("h1", {id: "page-title"}, name), make("div.bone.line"), make("div.bone.line.shorter")));
+    head.replaceChildren(make("div.face.huge.bone"), make("div.about", {},
+      make("h1", {id: "page-title"}, name), make("div.bone.line"), make("div.bone.line.shorter")));
     rest.replaceChildren(tilesToCome());
     try {
       const person = people.keep(await api.get(path, {signal}));
@@ -39,7 +40,12 @@ export function profile({params: [given], signal, titled}) {
 function about(person, path, signal) {
   const {name, bio, you} = person;
   const list = (title, which, empty) => () => listPeople(title, `${path}/${which}`, {empty});
-  const followers = make("button", {type: "button", onclick: list("Followers", "followers", ["No followers yet", "They will come."])});
+  const followers = make("button", {
+    type: "button", onclick: list("Followers", "followers", ["No followers yet", "They will come."]),
+  });
+  const following = make("button", {
+    type: "button", onclick: list("Following", "following", ["Nobody yet", "Whoever they follow stands here."]),
+  }, make("b", {}, short(person.following)), " following");
   const show = (now) => {
     followers.replaceChildren(make("b", {}, short(now.followers)), now.followers === 1 ? " follower" : " followers");
   };
@@ -54,8 +60,7 @@ function about(person, path, signal) {
     make("div.row", {}, ...actions),
     make("div.numbers", {},
       make("span", {}, make("b", {}, short(person.photos)), person.photos === 1 ? " photo" : " photos"),
-      followers,
-      make("button", {type: "button", onclick: list("Following", "following", ["Nobody yet", "Whoever they follow stands here."])}, make("b", {}, short(person.following)), " following")),
+      followers, following),
     bio ? make("p.bio", {}, ...linked(bio)) : null)];
 }
 

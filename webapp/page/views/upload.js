@@ -40,7 +40,9 @@ class Sharing {
       make("span.soft", {}, "JPEG, PNG or WebP"), make("span.plain", {"aria-hidden": "true"}, "Browse"));
     this.preview = make("div.preview", {hidden: true});
     this.fault = make("p.fault", {role: "alert", id: "share-fault"});
-    this.caption = make("textarea", {id: "caption", name: "caption", rows: 3, maxLength: LONGEST, placeholder: "What is it a glimpse of? @name mentions somebody."});
+    this.caption = make("textarea", {
+      id: "caption", name: "caption", rows: 3, maxLength: LONGEST, placeholder: "What is it a glimpse of?",
+    });
     this.left = make("span.soft", {"aria-hidden": "true"}, `0 / ${LONGEST}`);
     this.bar = make("progress", {max: 1, value: 0, "aria-label": "Upload"});
     this.far = make("p.soft", {role: "status"});
@@ -86,7 +88,9 @@ class Sharing {
     this.#url = URL.createObjectURL(file);
     const picture = make("img", {src: this.#url, alt: `Preview of ${file.name}`,
       onerror: () => { this.#drop(); say(this.fault, `“${file.name}” cannot be shown: is it a photo?`); }});
-    this.preview.replaceChildren(picture, make("button.round", {type: "button", "aria-label": "Take another photo", onclick: () => { this.#drop(); this.input.focus(); }}, icon("close")));
+    const another = () => { this.#drop(); this.input.focus(); };
+    const button = make("button.round", {type: "button", "aria-label": "Take another photo", onclick: another}, icon("close"));
+    this.preview.replaceChildren(picture, button);
     this.preview.hidden = false;
     this.zone.hidden = true;
     this.share.disabled = false;

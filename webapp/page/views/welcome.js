@@ -41,10 +41,11 @@ export function signup(visit) {
     fields: [
       field("Name", "name", {...NAME, "data-focus": true}, "Letters, digits, dots and underscores. It stays yours for good.", NAMES),
       field("What people call you", "display_name", {autocomplete: "name", maxLength: 60}, "Optional, as “Ana Lima”."),
-      field("Password", "password", {type: "password", autocomplete: "new-password", required: true}, "Eight characters at least; a sentence is best.", PASSWORDS),
+      field("Password", "password", {type: "password", autocomplete: "new-password", required: true},
+        "Eight characters at least; a sentence is best.", PASSWORDS),
     ],
     other: ["Already here?", "/login", "Log in"],
-    given: ({name, display_name: shown, password}) => ({name: name.trim().toLowerCase(), password, ...(shown.trim() ? {display_name: shown.trim()} : {})}),
+    given: ({name, display_name: shown, password}) => ({name: name.trim().toLowerCase(), display_name: shown.trim(), password}),
   });
 }
 
