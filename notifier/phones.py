@@ -283,7 +283,8 @@ class Phones:
         self.doorbells = Doorbells(reactor)
         self._counts = {lane: Counts() for lane in self.lanes}
         self._made = {lane: self._provider(config, lane) for lane in self.lanes}
-        self._gates = {lane: Gate(gate_of(config.push), reactor.seconds()) for lane in self.lanes}
+        rule, now = gate_of(config.push), reactor.seconds()
+        self._gates = {lane: Gate(rule, now, environments(lane)) for lane in self.lanes}
         self._senders: dict[Lane, list[Sender]] = {lane: [] for lane in self.lanes}
         self.loops: list[Loop] = []
         for shard in range(rules.shards if self.lanes else 0):

@@ -101,8 +101,6 @@ class Sender:
         self.log, self.lane, self.gate, self.provider = log, lane, gate, provider
         self.devices, self.looks = devices, looks
         self.metrics, self.clock, self.chance, self.report = metrics, clock, chance, report
-        # Whoever still has an entry at hand after twice the longest batch has died, or hangs.
-        self._idle_ms = int(2000 * (provider.longest + REDIS))
         self._claim_every = claim_seconds
         self._claim_at, self._claim_from = 0.0, ""
         self._begun = False
@@ -116,6 +114,11 @@ class Sender:
         self._most = BATCH  # entries of one look, fewer while Redis is slow
         self._broken: dict[str, int] = {}  # how often what stands behind an entry could not be read
         self._depth_at = 0.0
+
+    @property
+    def _idle_ms(self) -> int:
+        """Whoever still has an entry at hand after twice the longest batch has died, or hangs."""
+        return int(2000 * (self.provider.longest + REDIS))
 
     # -- what a loop asks for
 
@@ -183,7 +186,8 @@ class Sender:
                 self._history = after
                 raise
             if read.after:
-                self._history = read.after
+                if self._history is None:  # else another loop has dropped what it had: from the first on
+                    self._history = read.after
                 return await self._received(read), True
         if self.clock() >= self._claim_at:
             read = await self._claim(want)
@@ -371,7 +375,8 @@ class Sender:
         requests = [request for plan in plans for request in plan.asked]
         if not requests:
             return
-        sent = self._moment(look, looked_at)
+        # Not later than it was: a device that has been registered since is not forgotten for this answer.
+        sent = Moment(self.clock(), look.now)
         answers = iter(await self._answers(requests))
         now = self._moment(look, looked_at)
         for plan in plans:

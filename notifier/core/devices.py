@@ -203,7 +203,11 @@ def decode(device: str, line: str) -> Device | None:
         return Device(device, provider, app, "", int(registered)) if provider is not None else None
     if provider is None:
         raise ValueError(f"a device has the unknown provider {letter!r}")
-    own = _stored(line[head.end() :])
+    try:
+        own = _stored(line[head.end() :])
+    except ValueError:
+        # what is wrong with it may be that the token stands elsewhere
+        raise ValueError(f"not a device: {len(line)} characters, of which the JSON is damaged") from None
     return Device(
         device, provider, app, own.token, int(registered),
         own.environment, own.locale, own.time_zone, own.app_version,

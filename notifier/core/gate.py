@@ -1,6 +1,7 @@
 """What a lane lets through now, and what its answers come to: breakers, budget of retries and mass-error guards.
 One for each lane and process, whatever the number of shards and of batches under way."""
 
+from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from msgspec import Struct
@@ -22,6 +23,7 @@ SPENT: Final = (
     20.0,
 )  # the same where retries are only earned: each look at one costs as much as a send
 IN_USE: Final = 3600.0  # s for which an environment counts as used after a device of it was seen
+PEEK: Final = 1.0  # s between looks into a closed lane, for a host that nobody was seen to use
 _FAR: Final = 1 << 16
 HELD_A_SECOND: Final = (
     1000.0  # deliveries that come back to a breaker, while the lane is read for another's sake
@@ -64,11 +66,16 @@ class Way:
 
 
 class Gate:
-    """`now.steady` never goes back; `chance` is drawn from 0 to 1 by whoever calls."""
+    """`now.steady` never goes back; `chance` is drawn from 0 to 1 by whoever calls. `environments`: those that the
+    provider has a host of its own for; devices of any other are reached by the first."""
 
-    def __init__(self, rule: GateRule, steady: float) -> None:
+    def __init__(
+        self, rule: GateRule, steady: float, environments: Sequence[Environment] = ENVIRONMENTS
+    ) -> None:
         self.rule = rule
-        self.ways: dict[Environment, Way] = {environment: Way(rule) for environment in ENVIRONMENTS}
+        self.ways: dict[Environment, Way] = {environment: Way(rule) for environment in environments}
+        self._first = environments[0]
+        self._read = steady  # when the lane was last read for all that lies in it
         self.budget = Budget(steady, rule.share, rule.most, rule.trickle)
         self.depths: dict[int, int] = {}  # entries in the lane's streams, by who reads them
         self.unsettled: dict[int, int] = {}  # answers that cannot be written down, by who holds them
@@ -83,6 +90,9 @@ class Gate:
         for environment, old in self.ways.items():
             self.ways[environment] = way = Way(self.rule)
             way.seen = old.seen
+
+    def _way(self, delivery: Delivery) -> Way:
+        return self.ways.get(delivery.device.environment) or self.ways[self._first]
 
     def state(self, steady: float, environment: Environment = "production") -> BreakerState:
         """The breaker's of this environment."""
@@ -100,11 +110,21 @@ class Gate:
         """
         used = [way for way in self.ways.values() if way.seen > steady - IN_USE]
         if not used or any(way.breaker.state(steady) == "closed" for way in used):
+            self._read = steady
             return Room(most)
-        if self._trying or not any(way.breaker.ready(steady) for way in used):
+        if not self._trying and any(way.breaker.ready(steady) for way in used):
+            self._trying, self._asked = True, 0
+            return Room(min(self._reach, most), True)
+        if steady < self._read + PEEK or not self._may_hide(used, steady):
             return Room(0)
-        self._trying, self._asked = True, 0
-        return Room(min(self._reach, most), True)
+        self._read = steady
+        return Room(most)
+
+    def _may_hide(self, used: Sequence[Way], steady: float) -> bool:
+        """Behind those that wait for one host may be somebody who is reached by the other: seen once, all is read."""
+        if any(way.breaker.state(steady) != "open" for way in used):
+            return False  # it is being tried
+        return any(way.breaker.state(steady) == "closed" for way in self.ways.values() if way not in used)
 
     def tried(self, read: int) -> None:
         """The batch that was read to try the lane with is done; it had `read` entries."""
@@ -113,7 +133,7 @@ class Gate:
 
     def hold(self, delivery: Delivery, now: Moment, chance: float) -> Verdict | None:
         """Why this is not sent now, as what to do with it instead; None: send it, and tell the outcome."""
-        way = self.ways[delivery.device.environment]
+        way = self._way(delivery)
         way.seen = now.steady
         resumes = way.guard.resumes(now.steady)
         if resumes > now.steady:
@@ -152,7 +172,7 @@ class Gate:
         if sent.steady < self._since:
             # The old set-up was asked: neither can its word cost a token.
             return verdict(self.rule.retry, Try(delivery, outcome, sent.ms, now.ms, chance, held=True))
-        way = self.ways[delivery.device.environment]
+        way = self._way(delivery)
         way.seen = max(way.seen, sent.steady)
         way.breaker.told(outcome, sent.steady, now.steady, chance)
         held = way.guard.holds(outcome, now.steady, again=delivery.doubts > 0)

@@ -201,8 +201,12 @@ def test_a_broken_line_is_told(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["canary", "canary demo 5 []", "1a demo 5 [canary", '1a demo 5 ["canary"]', "1c canary 5 []"]
-)
+    "line",
+    [
+        "canary", "canary demo 5 []", "1a demo 5 [canary", '1a demo 5 ["canary"]', "1c canary 5 []",
+        '1a demo 5 ["x", "canary", "", "", ""]',
+    ],
+)  # fmt: skip
 def test_what_is_told_of_a_broken_line_has_no_token(line: str) -> None:
     with pytest.raises(ValueError, match=r".+") as told:
         decode("d", line)

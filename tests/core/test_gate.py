@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from notifier.core.breaker import BreakerRule
-from notifier.core.gate import HELD_A_SECOND, IN_USE, Gate, GateRule, Moment, Room
+from notifier.core.gate import HELD_A_SECOND, IN_USE, PEEK, Gate, GateRule, Moment, Room
 from notifier.core.guard import GuardRule
 from notifier.core.model import Delivery, Device, Outcome, Verdict
 
@@ -103,8 +103,28 @@ def test_a_host_that_nobody_uses_any_more_keeps_no_lane_open() -> None:
     gate = Gate(RULE, 0)
     assert gate.hold(SANDBOX, at(0), 0.5) is None
     late = IN_USE + 1
+    assert gate.room(late, 100) == Room(100)
     fail(gate, 2, seconds=late)
     assert gate.room(late, 100) == Room(0)
+
+
+def test_a_closed_lane_is_looked_through_now_and_then_for_a_host_that_nobody_was_seen_to_use() -> None:
+    gate, _ = opened()
+    gate.ways["production"].breaker.trip(1_000, 0)
+    assert gate.room(PEEK, 100) == Room(100)
+    assert gate.room(PEEK, 100) == Room(0)
+    assert gate.room(1.9 * PEEK, 100) == Room(0)
+    assert gate.room(2 * PEEK, 100) == Room(100)
+    gate.ways["sandbox"].breaker.trip(1_000, 0)
+    assert gate.room(9 * PEEK, 100) == Room(0), "nobody there could be sent anything either"
+
+
+def test_with_one_host_alone_a_closed_lane_is_left_alone() -> None:
+    gate = Gate(RULE, 0, ("production",))
+    assert gate.hold(SANDBOX, at(0), 0.5) is None, "who says otherwise is reached by it too"
+    fail(gate, 2)
+    gate.ways["production"].breaker.trip(1_000, 0)
+    assert gate.room(9 * PEEK, 100) == Room(0)
 
 
 def test_what_a_breaker_holds_while_the_lane_is_read_comes_back_at_a_bounded_rate() -> None:

@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from notifier import phones, sending
 from notifier.core.lanes import PushEntry
 from notifier.core.model import Outcome
+from notifier.core.rate import RateRule
 from notifier.edge.apns import Apns
 from notifier.edge.fcm import Fcm
 from notifier.edge.push_store import RedisDue, RedisPushes
@@ -100,9 +101,12 @@ class MortalApns(Apns):
 
 
 class MortalFcm(Fcm):
-    """The same of Google."""
+    """The same of Google; at the full rate from the start, or every death would be followed by a minute's patience."""
 
     longest = SECONDS
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more | {"rate": RateRule(start=1.0)})
 
     async def send(self, requests: Sequence[PushRequest]) -> Sequence[Outcome]:
         return await _mortally(super().send(requests))
