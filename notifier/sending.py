@@ -164,7 +164,8 @@ class Sender:
                 if more:
                     self.log.ring()
                 await self._handle(entries)
-            return more or bool(entries)
+            # What was appended meanwhile has rung for us; what could not be written down is tried again at once.
+            return more or bool(self._again) or bool(entries and self._unsettled)
         finally:
             if room.trying:
                 self.gate.tried(read)

@@ -47,7 +47,7 @@ def test_who_registers_after_the_request_has_left_is_kept_however_slow_the_look_
     sender = house.sender(FakeProvider(answer), FCM)
     slow: Any = Slow(sender.log, lambda: house.pass_(4))
     sender.log = slow
-    assert now(sender.once())
+    now(sender.once())
     assert len(now(house.world.devices().of(U))) == 1
     assert [one.entry.device for one in house.server.waiting.values()] == [phone("a", FCM).id], (
         "it is tried again"

@@ -92,6 +92,14 @@ def no_answer(wire: Wire, result: Result[Push[Job]], pool: Pool[Job]) -> Outcome
     return unanswered(wire, getattr(result, "cause", "timeout"))
 
 
+def not_accepted(wire: Wire, pool: Pool[Job]) -> Outcome:
+    """What a push comes to that the pool did not take."""
+    if pool.state == "open":
+        return not_sent(wire, "unreachable")
+    # Our own queue is full, while others are answered: nothing is wrong with the way.
+    return not_sent(wire, "waited" if pool.accepting and pool.answering else "refused")
+
+
 class Complaints:
     """Tells an operator what only they can mend: each fault once in ten minutes."""
 

@@ -8,15 +8,24 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import gatherResults
 
 from notifier.core.apns import HOSTS, PORT, ApnsPush, prepare
 from notifier.core.breaker import Breaker, BreakerRule
 from notifier.core.http2 import Answered, Limits, NotAccepting, Result, Template, constant, secret, varying
 from notifier.core.model import Environment, Outcome
-from notifier.core.outcomes import ACCEPTED, apns, not_sent
+from notifier.core.outcomes import ACCEPTED, apns
 from notifier.core.push import delivery_id
-from notifier.edge.answers import Batch, Complaints, Job, Results, answer_of, no_answer, tell_surely
+from notifier.edge.answers import (
+    Batch,
+    Complaints,
+    Job,
+    Results,
+    answer_of,
+    no_answer,
+    not_accepted,
+    tell_surely,
+)
 from notifier.edge.client_certificate import ClientCertificate
 from notifier.edge.http2.dial import Place, endpoint
 from notifier.edge.http2.pool import Counts, Pool, Push, Sizes
@@ -122,7 +131,7 @@ class Apns:
         self.pools: Final[dict[Environment, Pool[Job]]] = {}
         """Those that were needed so far: for metrics."""
         self._bad_tokens: dict[Environment, int] = {}
-        self._stopping: Deferred[None] | None = None
+        self._stopped = False
 
     @property
     def longest(self) -> float:
@@ -148,6 +157,7 @@ class Apns:
 
     async def stop(self) -> None:
         """Refuse what waits, let open requests run on, close the connections."""
+        self._stopped = True
         await gatherResults([pool.stop() for pool in self.pools.values()])
 
     # --- One request ---
@@ -172,11 +182,7 @@ class Apns:
         try:
             self._pool(device.environment).push(Push(Job(batch, index), template, values, ready.push.body))
         except NotAccepting:
-            batch.tell(index, self._held(device.environment))
-
-    def _held(self, environment: Environment) -> Outcome:
-        pool = self.pools[environment]
-        return not_sent("apns", "unreachable" if pool.state == "open" else "refused")
+            batch.tell(index, not_accepted("apns", self.pools[device.environment]))
 
     def _pool(self, environment: Environment) -> Pool[Job]:
         pool = self.pools.get(environment)
@@ -194,6 +200,8 @@ class Apns:
                 self._current,
                 self._counts,
             )
+            if self._stopped:
+                pool.stop()  # for a batch that was looked at meanwhile: nobody would close its connections
         return pool
 
     # --- Tokens ---

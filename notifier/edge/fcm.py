@@ -18,7 +18,16 @@ from notifier.core.http2 import Answered, Limits, NotAccepting, Result, Template
 from notifier.core.model import Outcome
 from notifier.core.outcomes import ACCEPTED, fcm, not_sent, paced
 from notifier.core.rate import Rate, RateRule
-from notifier.edge.answers import Batch, Complaints, Job, Results, answer_of, no_answer, tell_surely
+from notifier.edge.answers import (
+    Batch,
+    Complaints,
+    Job,
+    Results,
+    answer_of,
+    no_answer,
+    not_accepted,
+    tell_surely,
+)
 from notifier.edge.http2.dial import Place, endpoint
 from notifier.edge.http2.pool import Counts, Pool, Push, Sizes
 from notifier.edge.provider_tokens import ANSWER_SECONDS, FcmTokens
@@ -170,7 +179,7 @@ class Fcm:
         try:
             self.pool.push(Push(Job(batch, index), template, (), body), began)
         except NotAccepting:
-            batch.tell(index, not_sent("fcm", "unreachable" if self.pool.state == "open" else "refused"))
+            batch.tell(index, not_accepted("fcm", self.pool))
 
     # --- Tokens ---
 

@@ -401,6 +401,24 @@ async def test_a_stopped_provider_lets_open_pushes_run_on(tmp_path: Path) -> Non
         assert kinds(await apns.send(requests(TOKENS[2:3])))[0].startswith("reconnect_retry 0")
 
 
+async def test_after_a_stop_no_connection_is_made(tmp_path: Path) -> None:
+    async with sandboxed(tmp_path) as world:
+        apns = world.apns()
+        await apns.stop()
+        outcomes = await apns.send(requests(TOKENS[:2]))
+        assert kinds(outcomes) == ["reconnect_retry 0 refused"] * 2
+        assert [pool.counts.made for pool in apns.pools.values()] == [0]
+
+
+async def test_a_full_queue_of_ours_says_nothing_of_apple(tmp_path: Path) -> None:
+    """Or a burst would open the breaker of a lane whose pushes are all answered."""
+    async with sandboxed(tmp_path) as world:
+        apns = world.apns(sizes=msgspec.structs.replace(ONE, waiting=5))
+        assert kinds(await apns.send(requests(TOKENS[:1]))) == ["delivered 200"]
+        outcomes = kinds(await apns.send(requests(TOKENS)))
+        assert outcomes == ["delivered 200"] * 5 + ["reconnect_retry 0 waited"] * (len(TOKENS) - 5)
+
+
 def test_a_send_is_bounded() -> None:
     limits = Limits(wait_within=20, answer_within=20)
     apns = Apns(reactor, "a", TOPIC, ApnsTokens(KEY, es256(P8), lambda: 0.0, lambda: 0.5), lambda: 0.0,

@@ -18,7 +18,16 @@ from notifier.edge.fcm import LIMITS, PATIENCE
 from notifier.edge.http2.dial import Place
 from notifier.sandbox.exchange import json_answer
 from tests.edge.http2.world import pause, until
-from tests.edge.provider_world import PROJECT, World, android, kinds, no_canaries_logged, requests, sandboxed
+from tests.edge.provider_world import (
+    ONE,
+    PROJECT,
+    World,
+    android,
+    kinds,
+    no_canaries_logged,
+    requests,
+    sandboxed,
+)
 
 HASTY = msgspec.structs.replace(LIMITS, answer_within=0.4, wait_within=2.0)
 PHONES = [android(number) for number in range(40)]
@@ -275,3 +284,12 @@ async def test_processes_share_the_rate(tmp_path: Path) -> None:
         outcomes = kinds(await fcm.send(asked(nid="n2")))
         assert 0 < outcomes.count("delivered 200") < 40
         assert outcomes[-1] == "reconnect_retry 0 paced"
+
+
+async def test_a_full_queue_of_ours_says_nothing_of_google(tmp_path: Path) -> None:
+    async with sandboxed(tmp_path) as world:
+        fcm = world.fcm()
+        fcm.pool._sizes = msgspec.structs.replace(ONE, waiting=2)
+        assert kinds(await fcm.send(asked(PHONES[:1]))) == ["delivered 200"]
+        outcomes = kinds(await fcm.send(asked(PHONES[:4])))
+        assert outcomes == ["delivered 200"] * 2 + ["reconnect_retry 0 waited"] * 2
