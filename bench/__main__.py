@@ -6,7 +6,9 @@ from __future__ import annotations
 import importlib
 import sys
 
-BENCHES = ("hub", "pipeline", "broadcast", "idle", "handshake", "http2_core", "apns", "push", "day")
+BENCHES = (
+    "hub", "pipeline", "broadcast", "idle", "handshake", "http2_core", "apns", "push", "web", "webapp_relay", "day",
+)  # fmt: skip
 LONG = ("day",)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any, Final
 
 import redis
+from django.db import DatabaseError, InterfaceError
 from msgspec import Struct
 
 from webapp import events, images, outbox, people, storage
@@ -211,18 +212,23 @@ def post(owner: int, file: IO[bytes], caption: str, limits: images.Limits) -> Ph
         raise Problem("bad-image", str(why), errors=[Fault("file", str(why))]) from None
     store, key = storage.store(), storage.new_key("p")
     files = {storage.square(key): made.square, storage.display(key): made.display}
+    begun: list[int] = []
     try:
         for name, data in files.items():
             store.save(name, data)
-        photo = _insert(owner, (caption, key, made.width, made.height))
-    except BaseException:
-        _remove(store, files)
+        photo = _insert(owner, (caption, key, made.width, made.height), begun)
+    except BaseException as failure:
+        if begun and _unanswered(failure):
+            _log.warning("photo %d may be made or not, its pictures %s stay: %s", begun[0], key, failure)
+        else:
+            _remove(store, files)
         raise
     tell_feeds("posted", owner, photo)
     return one(photo, owner)
 
 
-def _insert(owner: int, columns: tuple[str, str, int, int]) -> int:
+def _insert(owner: int, columns: tuple[str, str, int, int], begun: list[int]) -> int:
+    """The new photo; it stands in `begun` from when nothing is left but to commit."""
     with shard(shard_of(owner)), atomic(), write_cursor() as cursor:
         cursor.execute(_COUNT_PHOTO, [1, owner])
         if cursor.fetchone() is None:
@@ -230,7 +236,15 @@ def _insert(owner: int, columns: tuple[str, str, int, int]) -> int:
         cursor.execute(_INSERT, [owner, *columns])
         photo = int(cursor.fetchone()[0])
         outbox.put("fanout", photo, outbox.Fanout(photo, owner))
+        begun.append(photo)
     return photo
+
+
+def _unanswered(failure: BaseException) -> bool:
+    """Whether the server did not say that it failed: a commit may be done although its answer was lost."""
+    return isinstance(failure, DatabaseError | InterfaceError) and not getattr(
+        failure.__cause__, "pgcode", None
+    )
 
 
 def _remove(store: storage.Store, files: Mapping[str, bytes]) -> None:

@@ -155,6 +155,16 @@ def test_a_feed_keeps_its_length_and_loses_the_oldest(
     assert client.zcard(feed_key(ME)) == LENGTH + 1  # and the mark that it is complete
 
 
+def test_a_follow_brings_in_as_many_photos_as_a_feed_may_be_long(truth: Truth, client: redis.Redis) -> None:
+    feeds = Feeds(client, truth, length=10_000, pull_above=BIG)  # the largest that can be configured
+    feeds.page(ME, None, 10)
+    made = [truth.post(STAR) for _ in range(10_005)]
+    truth.follows[ME].append(STAR)
+    feeds.followed(ME, STAR)
+    assert photos(feeds.page(ME, None, 50)) == made[:-51:-1]
+    assert client.zcard(feed_key(ME)) == 10_001
+
+
 def test_a_feed_built_is_no_longer_than_one_written(feeds: Feeds, truth: Truth, client: redis.Redis) -> None:
     made = [truth.post(BEN) for _ in range(LENGTH + 5)]
     assert everything(feeds) == made[: -LENGTH - 1 : -1]

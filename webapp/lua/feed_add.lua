@@ -4,19 +4,26 @@
 -- ARGV  most photos in a feed, members
 local call = redis.call
 local length = tonumber(ARGV[1])
-local command = {'ZADD', '', 0, ARGV[2]}
-for at = 3, #ARGV do
-  command[#command + 1] = 0
-  command[#command + 1] = ARGV[at]
+local portions = {}
+-- Lua puts no more than 8000 values on its stack at once.
+for from = 2, #ARGV, 1000 do
+  local portion = {}
+  for at = from, math.min(from + 999, #ARGV) do
+    portion[#portion + 1] = 0
+    portion[#portion + 1] = ARGV[at]
+  end
+  portions[#portions + 1] = portion
 end
 
 local found = 0
 for _, feed in ipairs(KEYS) do
-  local before = call('ZCARD', feed)
-  if before > 0 then
+  local size = call('ZCARD', feed)
+  if size > 0 then
     found = found + 1
-    command[2] = feed
-    if before + call(unpack(command)) > length then
+    for _, portion in ipairs(portions) do
+      size = size + call('ZADD', feed, unpack(portion))
+    end
+    if size > length then
       local others = call('ZLEXCOUNT', feed, '-', '(0')
       call('ZREMRANGEBYRANK', feed, others, -(length + 1))
     end

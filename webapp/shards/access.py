@@ -48,8 +48,11 @@ def atomic(**options: Any) -> AbstractContextManager[Any]:
 
 
 def on_commit(function: Callable[[], object]) -> None:
-    """Calls a function when the transaction of the current shard's server is committed; at once outside one."""
-    transaction.on_commit(function, using=current_node().primary)
+    """Calls a function when the transaction of the current shard's server is committed; at once outside one.
+
+    What it raises is logged: what is committed has not failed, and others wait to be called.
+    """
+    transaction.on_commit(function, using=current_node().primary, robust=True)
 
 
 def write_cursor() -> Any:

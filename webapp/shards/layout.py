@@ -13,6 +13,8 @@ from webapp.shards.ids import hash_of
 __all__ = ["Layout", "NodePlace", "databases"]
 
 ENGINE = "webapp.shards.backend"
+IDLE_SECONDS = 60
+"""A process that was stopped, or whose machine is gone, in the middle of a transaction holds its rows no longer."""
 
 
 class NodePlace(NamedTuple):
@@ -77,7 +79,8 @@ def _database(url: str, password: str, config: Config) -> dict[str, Any]:
     options = {
         "connect_timeout": config.shards.connect_seconds,
         # Told here, the zone costs no statement of its own.
-        "options": f"-c timezone=UTC -c statement_timeout={milliseconds} -c lock_timeout={milliseconds}",
+        "options": f"-c timezone=UTC -c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
+        f" -c idle_in_transaction_session_timeout={IDLE_SECONDS * 1000}",
         "application_name": "webapp",
     }
     return {
