@@ -10,8 +10,8 @@ ARGS   ?=
 # What the people of the demo's photo site do by themselves, as 5/s; a port for its workbench.
 CROWD     ?=
 WORKBENCH ?=
-# Tests at a time: much of their time is waiting, so two fit on two cores. ARGS="-n 0" runs them in one process.
-WORKERS ?= 2
+# Tests at a time: half of their time is waiting, so three fit on two cores. ARGS="-n 0" runs them in one process.
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint campaign bench clean
@@ -24,7 +24,7 @@ help:
 	@echo '                 ORIGIN=http://localhost:5173 lets a page of yours connect (several: ORIGIN="... ..."),'
 	@echo '                 WORKBENCH=8001 fixes the plain page, which also has tokens for pages of yours'
 	@echo 'make test        ruff, mypy and every test but the long ones; ARGS="-k name" chooses,'
-	@echo '                 WORKERS=4 runs four at a time (two otherwise), ARGS="-n 0" one in this process'
+	@echo '                 WORKERS=6 runs six at a time (three otherwise), ARGS="-n 0" one in this process'
 	@echo 'make lint        ruff and mypy alone'
 	@echo 'make campaign    the long tests: chaos, soak, outages'
 	@echo 'make bench       measure; ARGS chooses the benches'
