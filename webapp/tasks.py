@@ -24,6 +24,10 @@ from webapp.outbox import Edge, Fanout, Withdraw
 BUDGET: Final = 2.0
 """Seconds for the photos of one batch: what is done must be deleted long before PostgreSQL gives up on us."""
 
+FILES_BUDGET: Final = 0.5
+"""Seconds for deleting files: a storage that is slow to refuse must not keep the relay from events."""
+SILENCE: Final = 300.0
+"""Seconds between two lines about files that cannot be deleted."""
 REST: Final = 30.0
 """Seconds after which a photo's task is tried again that failed while others did not."""
 MOST_RESTING: Final = 10_000
@@ -58,13 +62,15 @@ class Edges(Protocol):
 class Result(msgspec.Struct):
     """What became of rows: those named nowhere stay. `failure` is why, if others would fail for it too.
 
-    more  the time was up before all were tried
+    files  those of which only files are left to delete
+    more   the time was up before all were tried
     """
 
     done: list[Row]
     parked: list[Row]
     failure: Exception | None = None
     more: bool = False
+    files: list[Row] = msgspec.field(default_factory=list)
 
 
 class Tasks:
@@ -86,6 +92,7 @@ class Tasks:
         self._delete_file = delete_file
         self._clock = clock
         self._resting: dict[int, float] = {}  # rows that failed for a reason of their own, and until when
+        self._silent_until = 0.0
 
     def run(self, rows: Iterable[Row]) -> Result:
         """Does all it can within some seconds; what is left then stays without a failure."""
@@ -107,6 +114,40 @@ class Tasks:
             self._follows(shard, follows, result)
         self._photos(photos, result, until)
         return result
+
+    def delete_files(self, rows: Iterable[Row]) -> Result:
+        """Deletes the files of rows of the lane `FILES`; `failure` is set when not one could be done with.
+
+        Others that failed are in `files` again, and only that: their time comes when the storage is well.
+        """
+        until = self._clock() + FILES_BUDGET
+        result = Result([], [])
+        failure: Exception | None = None
+        for row in rows:
+            if self._clock() >= until:
+                result.more = True
+                break
+            try:
+                for name in msgspec.json.decode(row.payload, type=Withdraw).files:
+                    self._delete_file(name)
+            except Exception as refusal:  # each storage has its own
+                failure = refusal
+                result.files.append(row)
+            else:
+                result.done.append(row)
+        if failure is not None:
+            self._tell_of_files(len(result.files), failure)
+        result.failure = None if result.done else failure
+        return result
+
+    def _tell_of_files(self, count: int, failure: Exception) -> None:
+        if (now := self._clock()) < self._silent_until:
+            return
+        self._silent_until = now + SILENCE
+        _log.warning(
+            "the storage does not delete the files of %d deleted photos; they are tried again: %s: %s",
+            *(count, type(failure).__name__, failure),
+        )
 
     def _follows(self, shard: int, follows: Sequence[tuple[Row, Edge]], result: Result) -> None:
         """First the index, committed; then the feeds, so that no photo falls between the two.
@@ -146,11 +187,11 @@ class Tasks:
                 failed.add(task.photo)
                 self._rest(row, now)
             else:
-                result.done.append(row)
+                (result.files if isinstance(task, Withdraw) and task.files else result.done).append(row)
                 self._resting.pop(row.id, None)
 
     def _rest(self, row: Row, now: float) -> None:
-        """A photo that cannot be brought out, or a file that cannot be deleted, holds up nothing but itself."""
+        """A photo that cannot be brought out holds up nothing but itself."""
         if len(self._resting) >= MOST_RESTING:
             self._resting.clear()
         self._resting[row.id] = now + REST
@@ -158,10 +199,8 @@ class Tasks:
     def _photo(self, task: Fanout | Withdraw) -> None:
         if isinstance(task, Fanout):
             self._feeds.fan_out(task.owner, task.photo)
-            return
-        self._feeds.withdraw(task.owner, task.photo)
-        for file in task.files:
-            self._delete_file(file)
+        else:
+            self._feeds.withdraw(task.owner, task.photo)
 
 
 def _told(failure: Exception) -> Exception:
