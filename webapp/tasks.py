@@ -6,6 +6,7 @@ Each may be done any number of times. Rows that fail stay in the outbox, the oth
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -35,8 +36,11 @@ MOST_RESTING: Final = 10_000
 _log: Final = logging.getLogger(__name__)
 OUTAGES: Final = (
     *(redis.ConnectionError, redis.TimeoutError, exceptions.OutOfMemoryError, redis.ReadOnlyError),
+    *(exceptions.ClusterDownError, exceptions.TryAgainError),
     *(DatabaseOutage, InterfaceError),
 )
+# redis-py has no classes for some of them; and of what fails in a script Redis 6 tells in an ERR of its own.
+_OUTAGE_CODES: Final = re.compile(r"\b(OOM|READONLY|LOADING|MISCONF|NOREPLICAS|MASTERDOWN)\b")
 _TASKS: Final[dict[str, Any]] = {"edge": Edge, "fanout": Fanout, "withdraw": Withdraw}
 
 
@@ -181,7 +185,7 @@ class Tasks:
                 self._photo(task)
             except Exception as failure:
                 _told(failure)
-                if isinstance(failure, OUTAGES):
+                if _is_outage(failure):
                     result.failure = failure
                     return
                 failed.add(task.photo)
@@ -203,9 +207,16 @@ class Tasks:
             self._feeds.withdraw(task.owner, task.photo)
 
 
+def _is_outage(failure: Exception) -> bool:
+    """Whether other rows would fail for it too."""
+    if isinstance(failure, redis.ResponseError) and _OUTAGE_CODES.search(str(failure)):
+        return True
+    return isinstance(failure, OUTAGES)
+
+
 def _told(failure: Exception) -> Exception:
     """A failure that is no outage is a bug or a broken part: it is logged with its place."""
     close_old_connections()  # those that broke: Django does that between requests, and there are none here
-    if not isinstance(failure, OUTAGES):
+    if not _is_outage(failure):
         _log.error("a task failed: %s", failure, exc_info=failure)
     return failure

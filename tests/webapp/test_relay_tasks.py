@@ -16,7 +16,7 @@ from django.test.utils import CaptureQueriesContext
 
 from tests.webapp.stack import Stack
 from webapp import outbox
-from webapp.claims import ROWS, Claims
+from webapp.claims import ROWS, Claims, Row
 from webapp.edges import PostgresEdges
 from webapp.feed_source import PostgresSource
 from webapp.feeds import CHUNK, Feeds, feed_key
@@ -447,6 +447,63 @@ def test_files_that_cannot_be_deleted_hold_up_no_follow(site: Site, people: list
         outbox.put("withdraw", same[0], Withdraw(same[0], ana, ("well.jpg",)))
     site.relay()
     assert len(rows(shard_of(ben))) == ROWS
+
+
+OUT = {"maxmemory": ("1", "0"), "min-replicas-to-write": ("1", "0")}
+
+
+@pytest.mark.parametrize("setting", OUT)
+def test_a_redis_that_takes_no_writes_is_an_outage_and_no_fault_of_a_row(
+    site: Site, people: list[int], client: redis.Redis, setting: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ana, *_ = people
+    site.read(ana)
+    photo = site.post(ana)
+    on, off = OUT[setting]
+    client.config_set(setting, on)
+    try:
+        batch = site.claims.take(TASKS)
+        result = site.tasks.run(batch.rows)
+    finally:
+        client.config_set(setting, off)
+        site.claims.release()
+    assert isinstance(result.failure, redis.ResponseError)
+    assert not caplog.records
+    site.relay()  # the row does not rest
+    assert site.read(ana) == [photo]
+    assert not any(rows(number) for number in all_shards())
+
+
+@pytest.mark.parametrize(
+    ("failure", "outage"),
+    [
+        (redis.exceptions.BusyLoadingError("Redis is loading the dataset in memory"), True),
+        (redis.ResponseError("MISCONF Redis is configured to save RDB snapshots"), True),
+        (redis.ResponseError("Error running script: @user_script: 24: -OOM command not allowed"), True),
+        (redis.exceptions.MasterDownError("Link with MASTER is down"), True),
+        (redis.ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value"), False),
+        (ZeroDivisionError("OOM"), False),
+    ],
+    ids=["loading", "misconf", "redis-6", "master", "type", "bug"],
+)
+def test_which_failures_are_outages(
+    people: list[int], client: redis.Redis, failure: Exception, outage: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Feeds):
+        def fan_out(self, owner: int, photo: int) -> int:
+            raise failure
+
+    site = Site(client, pull_above=3)
+    tasks = Tasks(
+        PostgresEdges(), Broken(client, PostgresSource(), length=9, pull_above=3), site.files.append
+    )
+    for _ in range(2):
+        site.post(people[0])
+    found = [row for row in rows(shard_of(people[0])) if row.kind == "fanout"]
+    result = tasks.run([Row(shard_of(people[0]), row.id, row.kind, row.payload) for row in found])
+    site.claims.close()
+    assert result.failure is (failure if outage else None)
+    assert len(caplog.records) == (0 if outage else 2)
 
 
 def test_files_are_deleted_for_no_longer_than_events_can_wait(site: Site, people: list[int]) -> None:
