@@ -93,7 +93,7 @@ class Site:
         )
         limits = "".join(
             f'{name} = "{ANYTHING}"\n'
-            for name in ("address", "reads", "writes", "uploads", "sign_ups", "log_ins")
+            for name in ("address", "reads", "writes", "uploads", "sign_ups", "log_ins", "log_ins_name")
         )
         self.file.write_text(
             f'[shards]\nnodes = [{node}]\n[redis]\nurl = "redis://127.0.0.1:{redis_port}/0"\n'

@@ -12,7 +12,7 @@ from typing import Any, Final
 import psycopg2
 from msgspec import Struct
 
-from webapp.outbox import PARKED
+from webapp.outbox import FILES, PARKED
 
 LANES_AT_ONCE: Final = 4
 """Lanes that one claim takes, so that the others are left to other relays."""
@@ -84,8 +84,10 @@ class Claims:
                 cursor.execute("COMMIT")
         return Batch(rows, more=len(held) == LANES_AT_ONCE or len(rows) >= ROWS)
 
-    def finish(self, done: Iterable[Row], parked: Iterable[Row] = ()) -> None:
+    def finish(self, done: Iterable[Row], parked: Iterable[Row] = (), files: Iterable[Row] = ()) -> None:
         """Deletes the rows that are `done`, sets aside those `parked`, leaves others, and frees the lanes.
+
+        Those in `files` go to the end of the lane `FILES`, also when they come from there.
 
         Raises psycopg2.Error; all rows then stay.
         """
@@ -97,6 +99,14 @@ class Claims:
         for shard, ids in _by_shard(parked):
             statements.append(f"UPDATE {self._tables[shard]} SET lane = %s WHERE id = ANY(%s::bigint[])")  # noqa: S608
             values += (PARKED, ids)
+        for shard, ids in _by_shard(files):
+            table = self._tables[shard]
+            # A new id is the last of all: of files that cannot be deleted, none is in the way of another.
+            statements.append(
+                f"UPDATE {table} SET lane = %s, id = {table.partition('.')[0]}.next_id() "  # noqa: S608
+                "WHERE id = ANY(%s::bigint[])"
+            )
+            values += (FILES, ids)
         with self._connected().cursor() as cursor:
             cursor.execute("; ".join((*statements, "COMMIT")), values)
 

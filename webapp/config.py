@@ -265,7 +265,8 @@ class Limits(Struct, frozen=True):
     writes: Annotated[_Rate, Meta(description="Requests of one person that change something.")] = "120/minute"
     uploads: Annotated[_Rate, Meta(description="Pictures that one person uploads.")] = "60/hour"
     sign_ups: Annotated[_Rate, Meta(description="Accounts made from one address.")] = "20/hour"
-    log_ins: Annotated[_Rate, Meta(description="Tries to log in to one account, and from one address.")] = "10/minute"
+    log_ins: Annotated[_Rate, Meta(description="Tries to log in from one address.")] = "10/minute"
+    log_ins_name: Annotated[_Rate, Meta(description="Tries to log in to one account that fail, from all addresses together. Once it is used up the owner cannot log in either: keep it above log_ins, so that it takes more than one address.")] = "1000/hour"
 
 
 class Notifier(Struct, frozen=True):

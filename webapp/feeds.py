@@ -5,6 +5,7 @@ PostgreSQL has the truth. A feed is a cache of it, and a photo that should not b
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import logging
@@ -83,9 +84,9 @@ class Feeds:
         self._source = source
         self._length = length
         self._pull_above = pull_above
-        self._page, self._add, self._ready, self._remove = (
+        self._page, self._add, self._ready, self._abandon, self._remove = (
             client.register_script((_LUA / f"feed_{name}.lua").read_text())
-            for name in ("page", "add", "ready", "remove")
+            for name in ("page", "add", "ready", "abandon", "remove")
         )
 
     # --- reading ---------------------------------------------------------------------------------------------
@@ -128,7 +129,12 @@ class Feeds:
             if state == b"ready":
                 return self._pulled(rest[0], rest[1], before, limit)
             if state == b"build":
-                self._build(person, token)
+                try:
+                    self._build(person, token)
+                except Exception:
+                    with contextlib.suppress(redis.RedisError):  # then the lock goes by its time
+                        self._abandon(keys=[lock_key(person)], args=[token])
+                    raise
             elif time.monotonic() > deadline:
                 return None
             else:

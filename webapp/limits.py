@@ -15,10 +15,11 @@ import redis
 from webapp import config, redis_clients
 from webapp.problems import Problem
 
-Name = Literal["address", "reads", "writes", "uploads", "sign_ups", "log_ins"]
+Name = Literal["address", "reads", "writes", "uploads", "sign_ups", "log_ins", "log_ins_name"]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _SCRIPT: Final = (Path(__file__).parent / "lua" / "limits.lua").read_text()
+_BACK: Final = (Path(__file__).parent / "lua" / "limits_back.lua").read_text()
 _MICROSECONDS: Final = 1_000_000
 _SILENCE: Final = 10.0  # s between two lines about a Redis that does not count
 _log: Final = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Limits:
 
     def __init__(self, client: redis.Redis, settings: config.Limits) -> None:
         self._script = client.register_script(_SCRIPT)
+        self._back = client.register_script(_BACK)
         self._rates = {name: config.rate(getattr(settings, name)) for name in get_args(Name)}
         self._silent_until = 0.0
 
@@ -52,7 +54,7 @@ class Limits:
             rate = self._rates[count.name]
             arguments += (rate.seconds * _MICROSECONDS / rate.count, rate.count)
         try:
-            keys = [f"limit:{name}:{whose}" for name, whose in counts]
+            keys = [_key(count) for count in counts]
             wait, pairs = cast("Any", self._script(keys=[*keys, also] if also else keys, args=arguments))
         except redis.RedisError as failure:
             self._uncounted(failure, must)
@@ -64,12 +66,24 @@ class Limits:
             )
         return dict(zip(pairs[::2], pairs[1::2], strict=True)) if also else None
 
+    def give_back(self, count: Count) -> None:
+        """Undoes one `take` of something of which only failures count. Does nothing when Redis fails."""
+        rate = self._rates[count.name]
+        try:
+            self._back(keys=[_key(count)], args=[rate.seconds * _MICROSECONDS / rate.count])
+        except redis.RedisError as failure:
+            self._uncounted(failure, must=False)
+
     def _uncounted(self, failure: redis.RedisError, must: bool) -> None:
         if time.monotonic() >= self._silent_until:
             self._silent_until = time.monotonic() + _SILENCE
             _log.error("limits are not counted, because Redis fails: %s", failure)
         if must:
             raise Problem("unavailable", "tries cannot be counted at the moment", wait=5) from failure
+
+
+def _key(count: Count) -> str:
+    return f"limit:{count.name}:{count.whose}"
 
 
 def limits() -> Limits:

@@ -15,8 +15,8 @@ from webapp.shards.next_id import NextId
 
 __all__ = ["Comment", "Follower", "Following", "Like", "Outbox", "Person", "Photo"]
 
-# Events 0 to 15, tasks 16 to 31 (webapp/outbox.py); -1: nobody can make sense of the row, and it is kept.
-LANES = range(-1, 32)
+# Events 0 to 15, tasks 16 to 31, files to delete 32 (webapp/outbox.py); -1: nobody can make sense of the row.
+LANES = range(-1, 33)
 
 
 def _id(**options: object) -> BigIntegerField:

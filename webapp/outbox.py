@@ -24,6 +24,9 @@ CHANNEL: Final = "webapp:outbox"
 STREAM: Final = "notifier:events"
 LANES: Final = 16
 """Events go by lanes 0 to 15, tasks by 16 to 31: a long fan-out, or feeds that are down, hold no event up."""
+FILES: Final = 32
+"""The lane of rows whose photo is out of the feeds, and whose files are still to be deleted: a storage that refuses
+that, or is down, holds nothing else up."""
 PARKED: Final = -1
 """The lane of rows that nobody can make sense of. They are kept for whoever finds out why."""
 
@@ -58,7 +61,7 @@ class Fanout(Struct, frozen=True):
 
 
 class Withdraw(Struct, frozen=True):
-    """Task "withdraw": a photo is gone, and so shall be the files it had in the storage."""
+    """Task "withdraw": a photo is gone. It leaves the feeds; then, in the lane `FILES`, its files leave the storage."""
 
     photo: int
     owner: int

@@ -18,6 +18,7 @@ from django.db import Error as DatabaseError
 from msgspec import Struct
 
 from webapp.claims import Batch, Row
+from webapp.outbox import FILES as FILES_LANE
 from webapp.outbox import LANES, STREAM, event
 from webapp.shards import milliseconds_of
 from webapp.tasks import Result
@@ -26,9 +27,11 @@ PRESSURE: Final = "notifier:pressure"
 
 EVENTS: Final = range(LANES)
 TASKS: Final = range(LANES, 2 * LANES)
-BOTH: Final = (EVENTS, TASKS)
+FILES: Final = range(FILES_LANE, FILES_LANE + 1)
+ALL: Final = (EVENTS, TASKS, FILES)
 OUTAGES: Final = (redis.RedisError, psycopg2.Error, DatabaseError)
 
+_NAMES: Final = {EVENTS: "events", TASKS: "tasks", FILES: "files to delete"}
 _log: Final = logging.getLogger(__name__)
 
 
@@ -37,7 +40,7 @@ class Queue(Protocol):
 
     def take(self, lanes: range) -> Batch: ...
 
-    def finish(self, done: Sequence[Row], parked: Sequence[Row] = ()) -> None: ...
+    def finish(self, done: Sequence[Row], parked: Sequence[Row] = (), files: Sequence[Row] = ()) -> None: ...
 
     def release(self) -> None: ...
 
@@ -60,6 +63,8 @@ class Doer(Protocol):
     """Does tasks; see webapp/tasks.py."""
 
     def run(self, rows: Sequence[Row]) -> Result: ...
+
+    def delete_files(self, rows: Sequence[Row]) -> Result: ...
 
 
 class Stream(Events):
@@ -87,14 +92,16 @@ class Stream(Events):
 
 
 class Backoff:
-    """When to try again what failed: after 0.1 s, doubled with each failure up to 5 s, less up to half by chance."""
+    """When to try again what failed: after 0.1 s, doubled with each failure up to `most`, less up to half by chance."""
 
     FIRST: Final = 0.1
     MOST: Final = 5.0
+    MOST_FILES: Final = 300.0
 
-    def __init__(self, clock: Callable[[], float], chance: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], chance: Callable[[], float], most: float = MOST) -> None:
         self._clock = clock
         self._chance = chance
+        self._most = most
         self.failures = 0
         self.until = 0.0
 
@@ -105,7 +112,7 @@ class Backoff:
 
     def failed(self) -> None:
         """Once more."""
-        delay = min(self.MOST, self.FIRST * 2.0 ** min(self.failures, 16))
+        delay = min(self._most, self.FIRST * 2.0 ** min(self.failures, 16))
         self.failures += 1
         self.until = self._clock() + delay * (1.0 - self._chance() / 2)
 
@@ -121,10 +128,14 @@ class Figures(Struct):
     lag_ms: int = 0
 
 
+Outcome = tuple[bool, Exception | None] | None
+"""Whether there may be more, and what failed; None: nothing was tried."""
+
+
 class Relay:
     """Moves what is in the outboxes of all nodes.
 
-    nodes   by name; events and tasks of each are taken in turn and wait for nobody else's trouble
+    nodes   by name; events, tasks, files of each are taken in turn and wait for nobody else's trouble
     clock   seconds, monotonic
     now     milliseconds since 1970, to tell how late rows are
     chance  0 to 1, for the jitter
@@ -144,10 +155,15 @@ class Relay:
         self._events = events
         self._tasks = tasks
         self._now = now
-        self._parts = {(name, lanes): Backoff(clock, chance) for name in nodes for lanes in (EVENTS, TASKS)}
+        self._parts = {
+            (name, lanes): Backoff(clock, chance, Backoff.MOST_FILES if lanes == FILES else Backoff.MOST)
+            for name in nodes
+            for lanes in ALL
+        }
+        self._steps = {EVENTS: self._move_events, TASKS: self._do_tasks, FILES: self._delete_files}
         self.figures = Figures(Counter())
 
-    def once(self, which: Collection[range] = BOTH) -> set[range]:
+    def once(self, which: Collection[range] = ALL) -> set[range]:
         """One batch of `which` from every node. Returns those of which there may be more; raises no outage."""
         return {lanes for name, lanes in self._parts if lanes in which and self._turn(name, lanes)}
 
@@ -161,17 +177,20 @@ class Relay:
         if not backoff.over:
             return False
         try:
-            more, failure = self._move_events(queue) if lanes == EVENTS else self._do_tasks(queue)
+            outcome = self._steps[lanes](queue)
         except OUTAGES as outage:
             queue.release()
-            more, failure = False, outage
+            outcome = False, outage
         except BaseException:
             queue.release()
             raise
+        if outcome is None:
+            return False
+        more, failure = outcome
         self._note(name, lanes, backoff, failure)
         return more and failure is None
 
-    def _move_events(self, queue: Queue) -> tuple[bool, Exception | None]:
+    def _move_events(self, queue: Queue) -> Outcome:
         if self._events.pressed():
             self.figures.counts["held back"] += 1
             return False, None
@@ -190,15 +209,26 @@ class Relay:
         self._count(known, len(strange))
         return batch.more, None
 
-    def _do_tasks(self, queue: Queue) -> tuple[bool, Exception | None]:
+    def _do_tasks(self, queue: Queue) -> Outcome:
         batch = queue.take(TASKS)
         if not batch.rows:
             return batch.more, None
         result = self._tasks.run(batch.rows)
-        queue.finish(result.done, result.parked)
-        self._count(result.done, len(result.parked))
-        moved = result.done or result.parked
+        queue.finish(result.done, result.parked, result.files)
+        self._count([*result.done, *result.files], len(result.parked))
+        moved = result.done or result.parked or result.files
         return bool(result.more or (batch.more and moved)), result.failure
+
+    def _delete_files(self, queue: Queue) -> Outcome:
+        rows = queue.take(FILES).rows
+        if not rows:
+            return None  # or another relay has them: that tells nothing of the storage
+        result = self._tasks.delete_files(rows)
+        queue.finish(result.done, (), result.files)
+        for what, found in (("files deleted", result.done), ("files kept", result.files)):
+            if found:
+                self.figures.counts[what] += len(found)
+        return False, result.failure  # what is left can wait for the next look
 
     def _count(self, rows: Sequence[Row], parked: int) -> None:
         counts = self.figures.counts
@@ -210,7 +240,7 @@ class Relay:
             self.figures.lag_ms = max(self.figures.lag_ms, int(self._now()) - milliseconds_of(oldest))
 
     def _note(self, name: str, lanes: range, backoff: Backoff, failure: Exception | None) -> None:
-        what = f"{'events' if lanes == EVENTS else 'tasks'} of {name}"
+        what = f"{_NAMES[lanes]} of {name}"
         if failure is None:
             if backoff.failures:
                 _log.warning("%s: they move again", what)
@@ -220,7 +250,7 @@ class Relay:
             _log.warning("%s: kept, and tried again: %s: %s", what, type(failure).__name__, failure)
         self.figures.counts["failures"] += 1
         backoff.failed()
-        if isinstance(failure, psycopg2.Error):
-            # The node itself: neither its events nor its tasks can be had.
-            other = self._parts[name, TASKS if lanes == EVENTS else EVENTS]
-            other.until = max(other.until, backoff.until)
+        if isinstance(failure, psycopg2.Error) and lanes != FILES:  # whose pauses are too long for others
+            # The node itself: nothing of it can be had.
+            for other in (self._parts[name, others] for others in ALL):
+                other.until = max(other.until, backoff.until)

@@ -15,7 +15,7 @@ from typing import Any, Final
 import redis
 
 from webapp.outbox import CHANNEL
-from webapp.relay import BOTH, EVENTS, TASKS, Figures, Relay
+from webapp.relay import ALL, EVENTS, TASKS, Figures, Relay
 
 POLL: Final = 1.0
 """Seconds after which a relay looks for work that no wake-up told of."""
@@ -62,18 +62,18 @@ class Bell:
         # One look at the outbox answers all wake-ups that have come.
         while (message := self._channel.get_message(timeout=0.0 if heard else seconds)) is not None:
             if message["type"] == "message":
-                heard.update(_WAKES.get(message["data"], BOTH))
+                heard.update(_WAKES.get(message["data"], ALL))
         return heard
 
 
 def run(relay: Relay, bell: Bell, stop: threading.Event, tell: Callable[[str], None]) -> None:
     """Moves rows until `stop` is set. `tell` gets a line of JSON every 10 s in which something was done."""
     look_at = told_at = time.monotonic()
-    which: Collection[range] = BOTH
+    which: Collection[range] = ALL
     try:
         while not stop.is_set():
             if time.monotonic() >= look_at:
-                which, look_at = BOTH, time.monotonic() + POLL
+                which, look_at = ALL, time.monotonic() + POLL
             which = relay.once(which) or bell.wait(look_at - time.monotonic())
             if time.monotonic() >= told_at + REPORT:
                 told_at = _report(relay, told_at, tell)

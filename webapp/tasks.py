@@ -6,6 +6,7 @@ Each may be done any number of times. Rows that fail stay in the outbox, the oth
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +25,10 @@ from webapp.outbox import Edge, Fanout, Withdraw
 BUDGET: Final = 2.0
 """Seconds for the photos of one batch: what is done must be deleted long before PostgreSQL gives up on us."""
 
+FILES_BUDGET: Final = 0.5
+"""Seconds for deleting files: a storage that is slow to refuse must not keep the relay from events."""
+SILENCE: Final = 300.0
+"""Seconds between two lines about files that cannot be deleted."""
 REST: Final = 30.0
 """Seconds after which a photo's task is tried again that failed while others did not."""
 MOST_RESTING: Final = 10_000
@@ -31,8 +36,11 @@ MOST_RESTING: Final = 10_000
 _log: Final = logging.getLogger(__name__)
 OUTAGES: Final = (
     *(redis.ConnectionError, redis.TimeoutError, exceptions.OutOfMemoryError, redis.ReadOnlyError),
+    *(exceptions.ClusterDownError, exceptions.TryAgainError),
     *(DatabaseOutage, InterfaceError),
 )
+# redis-py has no classes for some of them; and of what fails in a script Redis 6 tells in an ERR of its own.
+_OUTAGE_CODES: Final = re.compile(r"\b(OOM|READONLY|LOADING|MISCONF|NOREPLICAS|MASTERDOWN)\b")
 _TASKS: Final[dict[str, Any]] = {"edge": Edge, "fanout": Fanout, "withdraw": Withdraw}
 
 
@@ -58,13 +66,15 @@ class Edges(Protocol):
 class Result(msgspec.Struct):
     """What became of rows: those named nowhere stay. `failure` is why, if others would fail for it too.
 
-    more  the time was up before all were tried
+    files  those of which only files are left to delete
+    more   the time was up before all were tried
     """
 
     done: list[Row]
     parked: list[Row]
     failure: Exception | None = None
     more: bool = False
+    files: list[Row] = msgspec.field(default_factory=list)
 
 
 class Tasks:
@@ -86,6 +96,7 @@ class Tasks:
         self._delete_file = delete_file
         self._clock = clock
         self._resting: dict[int, float] = {}  # rows that failed for a reason of their own, and until when
+        self._silent_until = 0.0
 
     def run(self, rows: Iterable[Row]) -> Result:
         """Does all it can within some seconds; what is left then stays without a failure."""
@@ -107,6 +118,40 @@ class Tasks:
             self._follows(shard, follows, result)
         self._photos(photos, result, until)
         return result
+
+    def delete_files(self, rows: Iterable[Row]) -> Result:
+        """Deletes the files of rows of the lane `FILES`; `failure` is set when not one could be done with.
+
+        Others that failed are in `files` again, and only that: their time comes when the storage is well.
+        """
+        until = self._clock() + FILES_BUDGET
+        result = Result([], [])
+        failure: Exception | None = None
+        for row in rows:
+            if self._clock() >= until:
+                result.more = True
+                break
+            try:
+                for name in msgspec.json.decode(row.payload, type=Withdraw).files:
+                    self._delete_file(name)
+            except Exception as refusal:  # each storage has its own
+                failure = refusal
+                result.files.append(row)
+            else:
+                result.done.append(row)
+        if failure is not None:
+            self._tell_of_files(len(result.files), failure)
+        result.failure = None if result.done else failure
+        return result
+
+    def _tell_of_files(self, count: int, failure: Exception) -> None:
+        if (now := self._clock()) < self._silent_until:
+            return
+        self._silent_until = now + SILENCE
+        _log.warning(
+            "the storage does not delete the files of %d deleted photos; they are tried again: %s: %s",
+            *(count, type(failure).__name__, failure),
+        )
 
     def _follows(self, shard: int, follows: Sequence[tuple[Row, Edge]], result: Result) -> None:
         """First the index, committed; then the feeds, so that no photo falls between the two.
@@ -140,17 +185,17 @@ class Tasks:
                 self._photo(task)
             except Exception as failure:
                 _told(failure)
-                if isinstance(failure, OUTAGES):
+                if _is_outage(failure):
                     result.failure = failure
                     return
                 failed.add(task.photo)
                 self._rest(row, now)
             else:
-                result.done.append(row)
+                (result.files if isinstance(task, Withdraw) and task.files else result.done).append(row)
                 self._resting.pop(row.id, None)
 
     def _rest(self, row: Row, now: float) -> None:
-        """A photo that cannot be brought out, or a file that cannot be deleted, holds up nothing but itself."""
+        """A photo that cannot be brought out holds up nothing but itself."""
         if len(self._resting) >= MOST_RESTING:
             self._resting.clear()
         self._resting[row.id] = now + REST
@@ -158,15 +203,20 @@ class Tasks:
     def _photo(self, task: Fanout | Withdraw) -> None:
         if isinstance(task, Fanout):
             self._feeds.fan_out(task.owner, task.photo)
-            return
-        self._feeds.withdraw(task.owner, task.photo)
-        for file in task.files:
-            self._delete_file(file)
+        else:
+            self._feeds.withdraw(task.owner, task.photo)
+
+
+def _is_outage(failure: Exception) -> bool:
+    """Whether other rows would fail for it too."""
+    if isinstance(failure, redis.ResponseError) and _OUTAGE_CODES.search(str(failure)):
+        return True
+    return isinstance(failure, OUTAGES)
 
 
 def _told(failure: Exception) -> Exception:
     """A failure that is no outage is a bug or a broken part: it is logged with its place."""
     close_old_connections()  # those that broke: Django does that between requests, and there are none here
-    if not isinstance(failure, OUTAGES):
+    if not _is_outage(failure):
         _log.error("a task failed: %s", failure, exc_info=failure)
     return failure

@@ -6,6 +6,7 @@ import pytest
 
 from tests.webapp.caller import PASSWORD, PICTURE, Caller
 from tests.webapp.stack import Stack
+from webapp import config
 
 
 @pytest.fixture
@@ -13,7 +14,7 @@ def limited(api: Caller, db: Stack) -> Caller:
     """A client with rates that are soon used up; a day is as good as for ever."""
     db.sections["limits"] = {
         "address": "60/day", "reads": "4/day", "writes": "3/day", "uploads": "1/day", "sign_ups": "5/day",
-        "log_ins": "3/day",
+        "log_ins": "3/day", "log_ins_name": "3/day",
     }  # fmt: skip
     db.write()
     return api
@@ -89,6 +90,33 @@ def test_guessing_from_many_addresses(limited: Caller) -> None:
     refused = Caller()("POST", "/api/session", None, {"name": "ana", "password": PASSWORD})
     assert (refused.status, refused.problem) == (429, "too-many-requests")
     assert int(refused.headers["Retry-After"]) > 0
+
+
+def test_a_stranger_locks_nobody_out(api: Caller, db: Stack) -> None:
+    api.join("ana")
+    db.sections["limits"]["log_ins"] = "10/minute"
+    db.write()
+    attacker, owner = Caller("203.0.113.9"), Caller("198.51.100.7")
+    for _ in range(10):
+        attacker("POST", "/api/session", None, {"name": "ana", "password": "wrong horse"})
+    assert owner("POST", "/api/session", None, {"name": "ana", "password": PASSWORD}).status == 200
+
+
+def test_by_default_one_address_alone_cannot_lock_anybody_out() -> None:
+    one, name = config.rate(config.Limits().log_ins), config.rate(config.Limits().log_ins_name)
+    assert one.count / one.seconds < name.count / name.seconds
+    assert one.count < name.count
+
+
+def test_of_an_account_only_tries_that_fail_count(limited: Caller) -> None:
+    limited.join("ana")
+
+    def log_in(password: str) -> int:
+        return Caller()("POST", "/api/session", None, {"name": "ana", "password": password}).status
+
+    assert [log_in(PASSWORD) for _ in range(5)] == [200] * 5
+    assert [log_in("guess"), log_in(PASSWORD), log_in("guess"), log_in(PASSWORD)] == [401, 200, 401, 200]
+    assert [log_in("guess"), log_in("guess"), log_in(PASSWORD)] == [401, 429, 429]
 
 
 def test_guessing_tokens_counts_too(limited: Caller) -> None:

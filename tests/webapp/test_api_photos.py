@@ -152,6 +152,17 @@ def test_forms_that_are_none(api: Caller, ana: Someone, method: str, path: str) 
         assert refused.problem
 
 
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/api/photos"), ("PUT", "/api/me/avatar")], ids=["photo", "me"]
+)
+def test_nothing_is_read_of_what_somebody_uploads_without_a_token(
+    api: Caller, method: str, path: str
+) -> None:
+    for kind, content in NO_FORMS:
+        refused = api(method, path, None, content, CONTENT_TYPE=kind)
+        assert (refused.status, refused.problem) == (401, "not-authenticated"), kind
+
+
 @pytest.mark.parametrize("length", ["-5", "abc", "9" * 30, "5, 5", "٥"])
 def test_lengths_that_are_none(api: Caller, ana: Someone, length: str) -> None:
     assert api("POST", "/api/photos", ana, b"hello", CONTENT_LENGTH=length).status in (400, 413, 422)

@@ -300,15 +300,44 @@ def test_a_feed_whose_builder_died_is_built_by_the_next(
     photo = truth.post(ANA)
 
     def die() -> None:
-        raise InterruptedError
+        raise SystemExit  # it ends the process, and nobody catches it to clear up
 
     truth.meanwhile = die
-    with pytest.raises(InterruptedError):
+    with pytest.raises(SystemExit):
         feeds.page(ME, None, 10)
     assert client.zrange(feed_key(ME), 0, -1) == [b"!building"]
     assert 0 < client.pttl(lock_key(ME)) <= 30_000
     client.delete(lock_key(ME))  # its time is up
     assert photos(feeds.page(ME, None, 10)) == [photo]
+
+
+def test_a_feed_whose_builder_failed_is_built_by_the_next_at_once(
+    feeds: Feeds, truth: Truth, client: redis.Redis
+) -> None:
+    photo = truth.post(ANA)
+
+    def fail() -> None:
+        raise ArithmeticError
+
+    truth.meanwhile = fail
+    with pytest.raises(ArithmeticError):
+        feeds.page(ME, None, 10)
+    assert not client.exists(lock_key(ME))
+    assert [entry.photo for entry in feeds.page(ME, None, 10).entries] == [photo]
+    assert client.zrange(feed_key(ME), 0, 0) == [b"!"]
+
+
+def test_a_builder_that_fails_leaves_the_lock_of_another(
+    feeds: Feeds, truth: Truth, client: redis.Redis
+) -> None:
+    def lose() -> None:
+        client.set(lock_key(ME), "another", px=60_000)
+        raise ArithmeticError
+
+    truth.meanwhile = lose
+    with pytest.raises(ArithmeticError):
+        feeds.page(ME, None, 10)
+    assert client.get(lock_key(ME)) == b"another"
 
 
 def test_nobody_waits_for_ever_for_a_builder(

@@ -96,6 +96,19 @@ def test_what_is_full_again_is_forgotten(limits: Limits, client: redis.Redis) ->
     assert 0 < left <= 43_200_001
 
 
+def test_what_is_given_back_may_be_taken_again(limits: Limits, client: redis.Redis) -> None:
+    ana = Count("writes", "1")
+    for _ in range(2):
+        limits.take(ana)
+    limits.give_back(ana)
+    assert wait_of(limits, ana) is None
+    assert wait_of(limits, ana) is not None
+    for _ in range(5):
+        limits.give_back(ana)
+    assert client.keys() == []
+    assert [wait_of(limits, ana) is None for _ in range(3)] == [True, True, False]
+
+
 def test_together_no_more_come_in(limits: Limits) -> None:
     """Sixteen threads, each trying often: five in all are let in."""
     let_in: list[None] = []

@@ -12,7 +12,7 @@ import redis
 from msgspec import Struct
 
 from webapp.claims import Batch, Row
-from webapp.relay import EVENTS, TASKS, Backoff, Relay
+from webapp.relay import EVENTS, FILES, TASKS, Backoff, Relay
 from webapp.tasks import Result
 
 MINUTE = 60.0
@@ -27,8 +27,11 @@ class Clock:
         return self.now
 
 
+KINDS = {"event": EVENTS, "odd": EVENTS, "withdraw": FILES}
+
+
 class Rows:
-    """The outbox of one node in memory: one lane of events, one of tasks."""
+    """The outbox of one node in memory: one lane of events, one of tasks, one of files."""
 
     def __init__(self, *rows: Row) -> None:
         self.rows = list(rows)
@@ -43,14 +46,17 @@ class Rows:
         if self.failure is not None:
             raise self.failure
         assert not self.claimed
-        found = [row for row in self.rows if (row.kind in ("event", "odd")) == (lanes == EVENTS)]
+        found = [row for row in self.rows if KINDS.get(row.kind, TASKS) == lanes]
         self.claimed = bool(found)
         return Batch(found[: self.most], more=len(found) >= self.most)
 
-    def finish(self, done: Iterable[Row], parked: Iterable[Row] = ()) -> None:
+    def finish(self, done: Iterable[Row], parked: Iterable[Row] = (), files: Iterable[Row] = ()) -> None:
         assert self.claimed
         self.claimed = False
         self.parked += parked
+        for row in files:
+            self.rows.remove(row)
+            self.rows.append(row)
         gone = {row.id for row in (*done, *self.parked)}
         self.rows = [row for row in self.rows if row.id not in gone]
 
@@ -86,6 +92,7 @@ class Hands:
     def __init__(self) -> None:
         self.done: list[int] = []
         self.broken: set[int] = set()
+        self.tries: list[int] = []
         self.most = 500
 
     def run(self, rows: Sequence[Row]) -> Result:
@@ -94,6 +101,12 @@ class Hands:
         now = well[: self.most]
         self.done += [row.id for row in now]
         return Result(now, [], failure, more=len(now) < len(well))
+
+    def delete_files(self, rows: Sequence[Row]) -> Result:
+        self.tries.append(len(rows))
+        well = [row for row in rows if row.id not in self.broken]
+        left = [row for row in rows if row.id in self.broken]
+        return Result(well, [], None if well else PermissionError("no"), files=left)
 
 
 class Bench(Struct):
@@ -207,6 +220,39 @@ def test_a_node_that_is_away_holds_no_other_up() -> None:
     it.nodes[0].failure = None
     it.wait(5.0)
     assert ids(it.sink) == [2, 1]
+
+
+def test_files_that_cannot_be_deleted_are_counted_and_tried_ever_less_often(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    files = [Row(0, number << 23, "withdraw", "{}") for number in (1, 2, 3)]
+    it = bench(Rows(*files, task(4)))
+    it.hands.broken = {files[0].id, files[1].id}
+    it.relay.once()
+    assert it.nodes[0].rows == files[:2]
+    assert it.hands.done == [4 << 23]
+    it.wait(10 * MINUTE, step=0.1)
+    # 0.1, 0.2 and so on to 204.8 s
+    assert 10 <= len(it.hands.tries) <= 15
+    assert it.relay.figures.counts["files deleted"] == 1
+    assert it.relay.figures.counts["files kept"] == 2 * len(it.hands.tries)
+    assert len(caplog.records) == 1
+    it.hands.broken.clear()
+    it.wait(Backoff.MOST_FILES + 1, step=0.1)
+    assert it.nodes[0].rows == []
+
+
+def test_a_look_that_finds_no_files_tells_nothing_of_the_storage() -> None:
+    row = Row(0, 1 << 23, "withdraw", "{}")
+    it = bench(Rows(row))
+    it.hands.broken = {row.id}
+    it.wait(MINUTE, step=0.1)
+    tried = len(it.hands.tries)
+    it.nodes[0].rows = []  # another relay has claimed it
+    it.wait(MINUTE, step=0.1)
+    it.nodes[0].rows = [row]
+    it.wait(MINUTE, step=0.1)
+    assert len(it.hands.tries) == tried + 1
 
 
 @pytest.mark.parametrize(("chance", "delays"), [(0.0, [0.1, 0.2, 0.4, 0.8]), (1.0, [0.05, 0.1, 0.2, 0.4])])

@@ -13,7 +13,7 @@ import redis
 
 from tests.servers import Valkey
 from webapp.outbox import CHANNEL, STREAM
-from webapp.relay import BOTH, EVENTS, PRESSURE, TASKS, Stream
+from webapp.relay import ALL, EVENTS, PRESSURE, TASKS, Stream
 from webapp.relay_process import Bell
 
 
@@ -68,7 +68,7 @@ def test_it_asks_once_a_second_whether_to_hold_back(client: redis.Redis) -> None
         (["events"], {EVENTS}),
         (["tasks"], {TASKS}),
         (["tasks", "events", "events"], {EVENTS, TASKS}),
-        (["something new"], set(BOTH)),
+        (["something new"], set(ALL)),
     ],
     ids=["events", "tasks", "several", "unknown"],
 )

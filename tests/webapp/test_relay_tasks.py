@@ -16,16 +16,16 @@ from django.test.utils import CaptureQueriesContext
 
 from tests.webapp.stack import Stack
 from webapp import outbox
-from webapp.claims import Claims
+from webapp.claims import ROWS, Claims, Row
 from webapp.edges import PostgresEdges
 from webapp.feed_source import PostgresSource
 from webapp.feeds import CHUNK, Feeds, feed_key
 from webapp.models import Follower, Following, Outbox, Person, Photo
-from webapp.outbox import PARKED, Edge, Fanout, Withdraw
-from webapp.relay import TASKS
+from webapp.outbox import PARKED, Edge, Fanout, Withdraw, lane_of
+from webapp.relay import FILES, TASKS
 from webapp.relay_parts import _connector, _tables
 from webapp.shards import all_shards, atomic, layout, shard, shard_of, shard_of_name
-from webapp.tasks import REST, Change, Result, Tasks
+from webapp.tasks import SILENCE, Change, Result, Tasks
 
 LENGTH: Final = 50
 NAMES: Final = ("ana", "ben", "cleo", "dan", "eva", "finn", "gus", "hana")
@@ -70,10 +70,23 @@ class Site:
             batch = self.claims.take(TASKS)
             result = self.tasks.run(batch.rows)
             if not batch.rows:
-                return result
-            self.claims.finish(result.done, result.parked)
+                break
+            self.claims.finish(result.done, result.parked, result.files)
             if result.failure is not None:
                 raise result.failure
+        self.delete_files()
+        return result
+
+    def delete_files(self) -> list[Result]:
+        """One try of all files that wait; what is done and what is left."""
+        results, seen = [], 0
+        waiting = sum(row.lane in FILES for number in all_shards() for row in rows(number))
+        while seen < waiting:
+            batch = self.claims.take(FILES)
+            results.append(self.tasks.delete_files(batch.rows))
+            self.claims.finish(results[-1].done, (), results[-1].files)
+            seen += len(batch.rows)
+        return results
 
     def read(self, person: int, limit: int = 50) -> list[int]:
         return [entry.photo for entry in self.feeds.page(person, None, limit).entries]
@@ -374,47 +387,144 @@ def test_a_task_that_nobody_understands_is_set_aside(site: Site, people: list[in
         assert list(Outbox.objects.values_list("id", "lane")) == [(strange, PARKED)]
 
 
-def test_a_file_that_cannot_be_deleted_holds_up_nothing_else_and_is_tried_again(
-    site: Site, people: list[int]
+def test_a_file_that_cannot_be_deleted_holds_up_no_other_and_is_tried_again(
+    site: Site, people: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    ana, ben, *_ = people
+    ana, *_ = people
     gone = [site.post(ana) for _ in range(3)]
     for photo in gone:
         site.delete(ana, photo)
-    broken, tried, now = f"{gone[1]}.jpg", [], 0.0
+    broken, tried, now = {f"{photo}.jpg" for photo in gone[:2]}, [], 0.0
 
     def delete(name: str) -> None:
         tried.append(name)
-        if name == broken:
+        if name in broken:
             raise PermissionError(name)
 
-    site.tasks = Tasks(PostgresEdges(), site.feeds, delete, clock=lambda: now)
-
-    def once_in_each_lane() -> None:
-        for lane in TASKS:
-            batch = site.claims.take(range(lane, lane + 1))
-            result = site.tasks.run(batch.rows)
-            assert result.failure is None
-            assert not result.more
-            site.claims.finish(result.done)
-
     def left() -> list[int]:
-        return [json.loads(row.payload)["photo"] for number in all_shards() for row in rows(number)]
+        found = (row for number in all_shards() for row in rows(number))
+        return [json.loads(row.payload)["photo"] for row in sorted(found, key=lambda row: row.id)]
 
-    once_in_each_lane()
-    assert left() == [gone[1]]
+    site.tasks = Tasks(PostgresEdges(), site.feeds, delete, clock=lambda: now)
+    site.relay()
     assert sorted(tried) == sorted(f"{photo}.jpg" for photo in gone)
-    site.follow(ben, ana)
-    once_in_each_lane()
-    assert followers(ana) == ({ben}, 1)
-    assert tried.count(broken) == 1  # it rests
-    now += REST
-    once_in_each_lane()
-    assert tried.count(broken) == 2
-    now += REST
-    broken = ""
-    once_in_each_lane()
+    assert sorted(left()) == gone[:2]
+    (result,) = site.delete_files()
+    assert isinstance(result.failure, PermissionError)
+    assert not result.done
+    assert len(caplog.records) == 1
+    now += SILENCE
+    site.delete_files()
+    assert len(caplog.records) == 2
+    broken.clear()
+    site.delete_files()
     assert left() == []
+
+
+def test_files_that_cannot_be_deleted_hold_up_no_follow(site: Site, people: list[int]) -> None:
+    """More of them than a claim reads, in the lane of the follow; nor do they hold up files that can be."""
+    ana, ben, *_ = people
+
+    def refuses(name: str) -> None:
+        if name != "well.jpg":
+            raise PermissionError(name)
+
+    now = 0.0
+    site.tasks = Tasks(PostgresEdges(), site.feeds, refuses, clock=lambda: now)
+    lane = lane_of("edge", ben)
+    same = [ben + more for more in range(40_000) if lane_of("withdraw", ben + more) == lane][:ROWS]
+    assert len(same) == ROWS
+    with shard(shard_of(ben)), atomic():
+        for photo in same:
+            outbox.put("withdraw", photo, Withdraw(photo, ana, (f"{photo}.jpg",)))
+    site.follow(ben, ana)
+    for _ in range(3):
+        batch = site.claims.take(range(lane, lane + 1))
+        result = site.tasks.run(batch.rows)
+        site.claims.finish(result.done, result.parked, result.files)
+    assert not [row for row in rows(shard_of(ben)) if row.kind == "edge"]
+    with shard(shard_of(ben)), atomic():
+        outbox.put("withdraw", same[0], Withdraw(same[0], ana, ("well.jpg",)))
+    site.relay()
+    assert len(rows(shard_of(ben))) == ROWS
+
+
+OUT = {"maxmemory": ("1", "0"), "min-replicas-to-write": ("1", "0")}
+
+
+@pytest.mark.parametrize("setting", OUT)
+def test_a_redis_that_takes_no_writes_is_an_outage_and_no_fault_of_a_row(
+    site: Site, people: list[int], client: redis.Redis, setting: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ana, *_ = people
+    site.read(ana)
+    photo = site.post(ana)
+    on, off = OUT[setting]
+    client.config_set(setting, on)
+    try:
+        batch = site.claims.take(TASKS)
+        result = site.tasks.run(batch.rows)
+    finally:
+        client.config_set(setting, off)
+        site.claims.release()
+    assert isinstance(result.failure, redis.ResponseError)
+    assert not caplog.records
+    site.relay()  # the row does not rest
+    assert site.read(ana) == [photo]
+    assert not any(rows(number) for number in all_shards())
+
+
+@pytest.mark.parametrize(
+    ("failure", "outage"),
+    [
+        (redis.exceptions.BusyLoadingError("Redis is loading the dataset in memory"), True),
+        (redis.ResponseError("MISCONF Redis is configured to save RDB snapshots"), True),
+        (redis.ResponseError("Error running script: @user_script: 24: -OOM command not allowed"), True),
+        (redis.exceptions.MasterDownError("Link with MASTER is down"), True),
+        (redis.ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value"), False),
+        (ZeroDivisionError("OOM"), False),
+    ],
+    ids=["loading", "misconf", "redis-6", "master", "type", "bug"],
+)
+def test_which_failures_are_outages(
+    people: list[int], client: redis.Redis, failure: Exception, outage: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Feeds):
+        def fan_out(self, owner: int, photo: int) -> int:
+            raise failure
+
+    site = Site(client, pull_above=3)
+    tasks = Tasks(
+        PostgresEdges(), Broken(client, PostgresSource(), length=9, pull_above=3), site.files.append
+    )
+    for _ in range(2):
+        site.post(people[0])
+    found = [row for row in rows(shard_of(people[0])) if row.kind == "fanout"]
+    result = tasks.run([Row(shard_of(people[0]), row.id, row.kind, row.payload) for row in found])
+    site.claims.close()
+    assert result.failure is (failure if outage else None)
+    assert len(caplog.records) == (0 if outage else 2)
+
+
+def test_files_are_deleted_for_no_longer_than_events_can_wait(site: Site, people: list[int]) -> None:
+    ana, *_ = people
+    for _ in range(3):
+        site.delete(ana, site.post(ana))
+    now = 0.0
+
+    def slow(name: str) -> None:
+        nonlocal now
+        now += 60.0
+        raise TimeoutError(name)
+
+    site.tasks = Tasks(PostgresEdges(), site.feeds, slow, clock=lambda: now)
+    batch = site.claims.take(TASKS)
+    result = site.tasks.run(batch.rows)
+    assert now == 0.0
+    site.claims.finish(result.done, result.parked, result.files)
+    result = site.tasks.delete_files(site.claims.take(FILES).rows)
+    site.claims.release()
+    assert (now, len(result.files)) == (60.0, 1)
 
 
 def rows(number: int) -> list[Outbox]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from notifier.core.intake import Intake
 from notifier.core.model import Event
 from tests.webapp.caller import Caller, Someone
 from tests.webapp.stack import Stack
+from webapp import storage
 from webapp.outbox import STREAM
 from webapp.relay import Relay
 from webapp.relay_parts import relay_of
@@ -109,3 +112,33 @@ def test_what_is_posted_reaches_who_follows(api: Caller, relay: Relay, client: r
     assert feed(api, ben) == []
     relayed(relay)
     assert api("GET", "/api/people/ana", cleo).json["followers"] == 0
+
+
+def test_files_leave_a_storage_once_it_lets_them_go(
+    api: Caller, relay: Relay, db: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(store: storage.Store, name: str) -> None:
+        raise PermissionError(name)
+
+    def kept() -> list[Path]:
+        return list((db.folder / "photos").rglob("p/*/*.jpg"))
+
+    def until(over: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not over():
+            assert time.monotonic() < deadline
+            relay.once()
+
+    before = set(kept())
+    ana, ben = api.join("ana"), api.join("ben")
+    photo = api.photo(ana)
+    assert len(set(kept()) - before) == 2
+    with monkeypatch.context() as during:
+        during.setattr(storage.Store, "delete", refuses)
+        assert api("DELETE", f"/api/photos/{photo}", ana).status == 204
+        until(lambda: relay.figures.counts["files kept"] > 0)
+        assert api("PUT", "/api/people/ana/follow", ben).status == 204
+        until(lambda: relay.figures.counts["edge"] > 0)
+        assert len(set(kept()) - before) == 2
+    until(lambda: relay.figures.counts["files deleted"] > 0)
+    assert set(kept()) == before

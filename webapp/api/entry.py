@@ -17,6 +17,7 @@ from django.http.request import RawPostDataException
 from ninja.errors import HttpError, ValidationError
 
 from webapp import limits, tokens
+from webapp.api.door import signed_in
 from webapp.config import ConfigError
 from webapp.limits import Count, Name
 from webapp.problems import CONTENT_TYPE, Fault, Problem, of_status, response
@@ -100,6 +101,8 @@ class Entry:
                 identify(request.person)
             # Also of who is nobody: guessing tokens is counted.
             _count(request)
+        if (request.method, path) in _UPLOADS:
+            signed_in(request)  # before anything of the content is read
         _weigh(request)
         _decode(request)
 
