@@ -25,7 +25,7 @@ class Command(BaseCommand):
         stop = threading.Event()
         relay_process.stop_on_signals(stop)
         relay = relay_of()
-        self.stdout.write("relay: looking after the outboxes")
+        self._tell("relay: looking after the outboxes")
         relay_process.run(relay, relay_process.Bell(client("events"), stop), stop, self._tell)
 
     def _tell(self, line: str) -> None:
