@@ -200,6 +200,14 @@ def test_it_stops_whole_starts_with_its_data_and_leaves_nothing_however_it_ends(
         assert crippled.left() == []
 
 
+def test_who_stops_it_while_it_draws_pictures_does_not_wait_for_them(own_folder: Path) -> None:
+    with demo(own_folder, "--site") as running:
+        wait_until(lambda: "their pictures" in running.out, START, running.out)
+        os.killpg(running.process.pid, signal.SIGTERM)
+        assert (running.ended(), running.err) == (0, "")
+        assert running.left() == []
+
+
 def test_what_is_not_installed_is_said(tmp_path: Path) -> None:
     """Asked for, it is an error; not asked for, the demo goes on without it."""
     hide = (

@@ -113,6 +113,7 @@ class Site:
         names = ("gunicorn", "relay", "crowd")
         self.children = {name: Child(name, self.folder / f"{name}.log") for name in names}
         self.stopping = threading.Event()
+        self.waits = False  # for `stopping`, which then is enough to end it
 
     def run(self) -> None:
         """Until asked to stop. Raises DemoError, PostgresError."""
@@ -169,7 +170,15 @@ class Site:
                     f"the site did not answer within {ANSWER_SECONDS:g} s: {fault}; see {self.folder}/*.log"
                 )
 
+    def asked(self, *_: object) -> None:
+        """Signal handler: stop in order, whatever is being prepared. Asked again meanwhile, it goes on with that."""
+        again, waits = self.stopping.is_set(), self.waits
+        self.stopping.set()
+        if not (again or waits):
+            raise SystemExit(0)
+
     def _watch(self) -> None:
+        self.waits = True
         while not self.stopping.wait(0.2):
             self._check()
 
@@ -273,7 +282,7 @@ def main() -> None:
     """Runs the demo's site. Exit status 1: it could not be started, or a part ended; a JSON line says why."""
     site = Site(_options())
     for signal_ in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signal_, lambda *_: site.stopping.set())
+        signal.signal(signal_, site.asked)
     try:
         site.run()
     except (DemoError, PostgresError, OSError) as fault:

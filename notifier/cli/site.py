@@ -22,7 +22,6 @@ NEEDED: Final = {
     "webapp": "webapp", "django": "django", "ninja": "django-ninja", "gunicorn": "gunicorn", "PIL": "pillow",
     "redis": "redis", "storages": "django-storages",
 }  # fmt: skip
-STARTING: Final = "photo site"
 
 
 def missing() -> list[str]:
