@@ -16,7 +16,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -240,7 +240,7 @@ class Postgres:
             if self.primary is None:
                 self._make_database()
         except BaseException:
-            self.kill()
+            self._end()
             raise
 
     def stop(self, timeout: float = 8.0) -> None:
@@ -254,8 +254,24 @@ class Postgres:
                 self._process.kill()
         self._forget()
 
-    def kill(self) -> None:
-        """Ends the server at once (SIGKILL), as a crash would."""
+    def kill(self, timeout: float = 10.0) -> None:
+        """Ends the server and its sessions at once (SIGKILL), as a crash would, and returns when none is left.
+
+        Raises PostgresError when one of its processes still works after `timeout` seconds.
+        """
+        if self._process is not None and self.running:
+            self._process.send_signal(signal.SIGSTOP)  # no session begins while they are counted
+            sessions = _children(self._process.pid)
+            self._process.kill()
+            # Left alone a session would answer until it sees that its server is gone, and a busy one goes on for long.
+            for pid in sessions:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self._forget()
+            os.close(self._lock(time.monotonic() + timeout))
+
+    def _end(self) -> None:
+        """Ends a server whose start failed."""
         if self._process is not None and self.running:
             self._process.kill()
         self._forget()
@@ -485,7 +501,7 @@ class Postgres:
             self._guard = _guard(self._process.pid)
             self._wait(port, deadline, log_start)
         except BaseException:
-            self.kill()
+            self._end()
             raise
 
     def _wait(self, port: int, deadline: float, log_start: int) -> None:
@@ -522,6 +538,14 @@ class Postgres:
                 pass  # somebody ended the guard; there is nothing left to guard
             self._guard.wait()
             self._guard = None
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that a process started, where the system tells; else none."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
+    except OSError:
+        return []
 
 
 def _guard(pid: int) -> subprocess.Popen[bytes]:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,29 @@ def test_what_was_written_outlives_a_stop_and_a_kill(primary: Postgres) -> None:
     primary.start()
     assert one(primary, "SELECT sum(a) FROM kept") == 3
     assert primary.port == port
+
+
+def test_nothing_of_it_answers_after_a_kill(primary: Postgres) -> None:
+    with closing(primary.connect()) as link, closing(primary.connect()) as busy:
+        with busy.cursor() as cursor:
+            cursor.execute("SET statement_timeout = '20s'; SELECT pg_backend_pid()")
+            (session,) = cursor.fetchone()
+        with ThreadPoolExecutor() as pool:
+            counting = pool.submit(
+                busy.cursor().execute, "SELECT count(*) FROM generate_series(1, 1e12::bigint)"
+            )
+            until(
+                lambda: one(
+                    primary,
+                    f"SELECT count(*) FROM pg_stat_activity WHERE pid = {session} AND state = 'active'",
+                ),
+                "the session does not count",
+            )
+            primary.kill()
+            with pytest.raises(psycopg2.OperationalError):
+                counting.result(10)
+        with pytest.raises(psycopg2.OperationalError), link.cursor() as cursor:
+            cursor.execute("SELECT 1")
 
 
 def test_it_stops_at_once_though_somebody_is_connected(primary: Postgres) -> None:
