@@ -376,7 +376,7 @@ def tab(browser: Browser, site: FakeServer) -> Iterator[Open]:
 
 def accepted(site: FakeServer, **auth: Any) -> Link:
     link = site.take(15)
-    assert link is not None, "no connection came"
+    assert isinstance(link, Link), "no connection came"
     said = link.hear(5)
     assert {name: said.get(name) for name in auth} == auth
     return link

@@ -7,6 +7,7 @@ let tokens = 0, active = false;
 const news = [];
 const notifier = new Notifier({
   websocket: process.argv[2],
+  api: process.argv[3] ?? null,
   token: () => `token-${++tokens}`,
   active: () => active,
   WebSocket: globalThis.WebSocket ?? NodeSocket,

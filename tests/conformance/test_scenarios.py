@@ -14,11 +14,13 @@ import pytest
 
 from tests.conformance.fake_server import Wrong, play
 from tests.conformance.scenarios import SCENARIOS, Scenario
+from tests.conformance.streams import STREAMS
 from tests.servers import missing
 
 ROOT = Path(__file__).parent.parent.parent
 HERE = Path(__file__).parent
-BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
+EVERY = (*SCENARIOS, *STREAMS)
+BY_NAME = {scenario.name: scenario for scenario in EVERY}
 ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT / "clients" / "python" / "src")}
 
 
@@ -43,7 +45,7 @@ def start() -> Iterator[Callable[[str, Scenario], Future[None]]]:
         def started(client: str, scenario: Scenario) -> Future[None]:
             if (client, scenario.name) not in running:
                 words = command(client)
-                for one in SCENARIOS:
+                for one in EVERY:
                     running[client, one.name] = pool.submit(play, one, words, ENVIRON)
             return running[client, scenario.name]
 
@@ -52,14 +54,14 @@ def start() -> Iterator[Callable[[str, Scenario], Future[None]]]:
             future.cancel()
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize("scenario", EVERY, ids=lambda scenario: scenario.name)
 def test_the_javascript_client_holds(
     scenario: Scenario, start: Callable[[str, Scenario], Future[None]]
 ) -> None:
     start("js", scenario).result(120)
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize("scenario", EVERY, ids=lambda scenario: scenario.name)
 def test_the_python_client_holds(scenario: Scenario, start: Callable[[str, Scenario], Future[None]]) -> None:
     start("python", scenario).result(120)
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
@@ -16,7 +16,7 @@ from notifier_client.backoff import Backoff
 from notifier_client.inbox import Change, Inbox
 from notifier_client.marks import Marks, reads
 from notifier_client.timing import Timing
-from notifier_client.transport import LOST, Message, Opening, Stopped, Transport, Unreachable, Way
+from notifier_client.transport import LOST, Message, Stopped, Transport, Unreachable, Way
 
 ACK_EVERY: Final = 32  # notifications
 WAITING_CHANGES: Final = 1024  # then the connection is read no further until somebody takes them
@@ -83,10 +83,8 @@ class Client:
         self.state: State = "idle"
         self._token, self._active = token, active
         self._backoff, self._timing = backoff or Backoff(), timing or Timing()
-        self._socket: Way = partial(websocket.opened, url)
-        self._stream: Way | None = None
-        if api is not None and (opened := _streams()) is not None:
-            self._stream = partial(opened, api.rstrip("/"))
+        self._socket = websocket.way(url)
+        self._stream = None if api is None else _stream(api)
         self._failures = 0  # WebSockets in a row that never came up
         self._marks = Marks()
         self._link: _Link | None = None
@@ -261,7 +259,7 @@ class Client:
         elif kind == "reauth" and link.transport.renews:
             link.aside(self._renew(link))
         elif kind == "error":
-            log.warning("the server refused a message: %s %s", message.get("code"), message.get("reason"))
+            log.warning("the server says: %s %s", message.get("code"), message.get("reason"))
         elif kind == "resync":
             link.looked = link.owed = 0
         change = self.inbox.apply(message)
@@ -320,16 +318,20 @@ class Client:
         await link.transport.say(message)
 
 
-@cache
-def _streams() -> Opening | None:
-    """How streams are opened; None, said once, when what they need is not installed."""
+def _stream(api: str) -> Way | None:
+    """None, said once, when what a stream needs is not installed."""
     try:
-        from notifier_client.stream import opened
+        from notifier_client.stream import way
     except ImportError as missing:
-        log.warning(
-            "no fallback to server-sent events where WebSockets do not get through: %s."
-            " pip install 'notifier-client[sse]' brings what it needs",
-            missing,
-        )
+        _say_why(str(missing))
         return None
-    return opened
+    return way(api)
+
+
+@cache
+def _say_why(missing: str) -> None:
+    log.warning(
+        "no fallback to server-sent events where WebSockets do not get through: %s;"
+        " pip install 'notifier-client[sse]' brings what it needs",
+        missing,
+    )

@@ -8,14 +8,16 @@ import logging
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
+import httpcore  # noqa: F401  # httpx would import it with the first request, while the event loop waits
 import httpx
 from httpx_sse import EventSource, SSEError, aconnect_sse
 
 from notifier_client.inbox import Inbox
 from notifier_client.timing import Timing
-from notifier_client.transport import CLOSING, LOST, Message, Unreachable, parsed
+from notifier_client.transport import CLOSING, LOST, Message, Unreachable, Way, parsed
 
 # A refusal as a close code: by the end of its problem type, else by its status. Any other means later: also 404,
 # a server without streams.
@@ -112,24 +114,30 @@ async def _refusal(answer: httpx.Response) -> tuple[int, str]:
     return code, str(problem.get("detail", f"the answer was {answer.status_code}"))
 
 
-@asynccontextmanager
-async def opened(api: str, token: str, inbox: Inbox, timing: Timing) -> AsyncIterator[Stream]:
-    """Begin a stream, and drop it at the end. Raises Unreachable.
+def way(api: str) -> Way:
+    """How to get there.
 
     api  address of the HTTP API, without a path
     """
+    # The same authorities as for the WebSocket; here, once, because they take a while to read.
+    return partial(_opened, api.rstrip("/"), ssl.create_default_context())
+
+
+@asynccontextmanager
+async def _opened(
+    api: str, trusted: ssl.SSLContext, token: str, inbox: Inbox, timing: Timing
+) -> AsyncIterator[Stream]:
+    """Begin a stream, and drop it at the end. Raises Unreachable."""
     # Not compressed: whoever compresses collects.
     headers = {"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"}
-    trusted = ssl.create_default_context()  # the same authorities as for the WebSocket
     # Comments count: the server sends one every 25 s.
     waits = httpx.Timeout(timing.answer, read=2 * timing.silence)
     async with AsyncExitStack() as stack:
         try:
-            http = await stack.enter_async_context(
-                httpx.AsyncClient(
-                    headers=headers, timeout=timing.answer, verify=trusted, follow_redirects=True
-                )
+            client = httpx.AsyncClient(
+                headers=headers, timeout=timing.answer, verify=trusted, follow_redirects=True
             )
+            http = await stack.enter_async_context(client)
             begun = aconnect_sse(http, "GET", f"{api}/v1/stream", params=inbox.where(), timeout=waits)
             source = await stack.enter_async_context(begun)
         except (

@@ -52,8 +52,6 @@ class Transport(Protocol):
 
 # Given a token, the inbox whose place is asked for, and the times: a connection. Raises Unreachable, Stopped.
 Way = Callable[[str, Inbox, Timing], AbstractAsyncContextManager[Transport]]
-# The same, to an address.
-Opening = Callable[[str, str, Inbox, Timing], AbstractAsyncContextManager[Transport]]
 
 
 def parsed(text: str | bytes) -> Message | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Final
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -13,7 +14,7 @@ from websockets.typing import Subprotocol
 
 from notifier_client.inbox import Inbox
 from notifier_client.timing import Timing
-from notifier_client.transport import CLOSING, LOST, Message, Stopped, Unreachable, parsed
+from notifier_client.transport import CLOSING, LOST, Message, Stopped, Unreachable, Way, parsed
 
 
 class Socket:
@@ -40,8 +41,13 @@ class Socket:
                     yield message
 
 
+def way(url: str) -> Way:
+    """How to get there. url: address of the WebSocket."""
+    return partial(_opened, url)
+
+
 @asynccontextmanager
-async def opened(url: str, token: str, inbox: Inbox, timing: Timing) -> AsyncIterator[Socket]:
+async def _opened(url: str, token: str, inbox: Inbox, timing: Timing) -> AsyncIterator[Socket]:
     """Connect, say who we are, and close at the end. Raises Unreachable; Stopped for an address that is none."""
     try:
         connection = await connect(
