@@ -50,7 +50,8 @@ async def main() -> None:
     news: list[str] = []
     url, *rest = sys.argv[1:]
     api = rest[0] if rest else None
-    client = Client(url, token, api=api, backoff=Backoff(0.02, 0.05), timing=Timing(answer=0.6))
+    timing = Timing(answer=1.5 if api else 0.6)
+    client = Client(url, token, api=api, backoff=Backoff(0.02, 0.05), timing=timing)
     async with client:
         obeying = asyncio.create_task(commands(client))
         try:

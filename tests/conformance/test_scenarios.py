@@ -89,6 +89,20 @@ MUTANTS = [
     ("4509 is for good", "code >= 4500", "code >= 4510"),
     ("an unknown code that allows to come back", "code >= 4500", "code >= 4400"),
     ("a server that says nothing", "this.#deadline = setTimeout", "setTimeout(() => {}, 0); void"),
+    ("three WebSockets, then a stream", "const SOCKET_TRIES = 3;", "const SOCKET_TRIES = 4;"),
+    ("a WebSocket without ready has not come up", "= this.#ready ? 0 :", "= code !== 1006 ? 0 :"),
+    ("a WebSocket that was ready proves the way", "this.#ready ? 0 : this.#failures + 1", "this.#failures + 1"),
+    ("one WebSocket after each stream", "this.#failures = SOCKET_TRIES - 1;", ";"),
+    ("back to the WebSocket", "this.#failures = SOCKET_TRIES - 1;", ";"),
+    ("a resume over a stream brings the rest", "new URLSearchParams(this.#place())", 'new URLSearchParams("after=0")'),
+    ("a stream in pieces", "{stream: true}", "{}"),
+    ("a stream in pieces", "\\r\\n|\\n|\\r(?!$)", "\\n"),
+    ("marks go over the HTTP API", 'if (type === "read") this.#post', 'if (type === "never") this.#post'),
+    ("only who looks has seen, also on a stream", '(type === "ack" && active)', '(type === "ack")'),
+    ("4509 on a stream is for good", 'if (message.type === "error") close', 'if (message.type === "never") close'),
+    ("a stream refused with an expired token", 'if (type.endsWith(":expired-token")) return [4001, detail];', ""),
+    ("a stream refused for good: 403 missing-scope", "if (status === 403) return [4503, detail];", ""),
+    ("a stream refused for now", "return [1006, detail];", "return [4503, detail];"),
 ]  # fmt: skip
 
 
@@ -132,6 +146,12 @@ def test_the_command_line() -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("2 of 2 hold\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.conformance", "client", client, "--streams", "-k", "resync"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert "ok      resync on a stream\n" in done.stdout, done.stdout + done.stderr
+    assert done.stdout.endswith("4 of 4 hold\n")
     done = subprocess.run(
         [sys.executable, "-m", "tests.conformance", "client", "false", "-k", "first load"],
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
