@@ -343,6 +343,7 @@ async def cancelled_while_it_closes(client: Client, task: asyncio.Task[None]) ->
     closing.cancel()
     with suppress(asyncio.CancelledError):
         await closing
+    assert closing.cancelled()
     task.cancel()
 
 
@@ -368,6 +369,7 @@ def test_nothing_stays_behind(
             with suppress(asyncio.CancelledError):
                 await task
             assert client.state == "idle"
+            assert [one for one in asyncio.all_tasks() if "notifier_client" in repr(one)] == []
             await until(lambda: proxy.open == 0)
             # httpx leaves generators to asyncio, which ends each in a task of its own, one after the other.
             await until(lambda: asyncio.all_tasks() <= before)
@@ -385,6 +387,24 @@ def test_close_while_the_token_is_waited_for_and_between_two_tries() -> None:
                 async with client:
                     await until(partial(lambda client, state: client.state == state, client, state))
                 assert asyncio.all_tasks() == before
+
+    asyncio.run(main())
+
+
+def test_a_task_that_was_cancelled_before_can_close() -> None:
+    async def main() -> None:
+        async def goes_on() -> str:
+            async with Proxy(FORBIDDEN, LIVE) as proxy, proxy.client() as client:
+                try:
+                    await never()
+                except asyncio.CancelledError:
+                    await client.close()
+                return client.state
+
+        task = asyncio.create_task(goes_on())
+        await asyncio.sleep(0.05)
+        task.cancel()
+        assert await task == "idle"
 
     asyncio.run(main())
 
@@ -411,7 +431,8 @@ def test_a_stream_that_is_refused_for_good_stops_the_client() -> None:
     async def main() -> None:
         async with Proxy(FORBIDDEN, answers(head + problem)) as proxy, proxy.client() as client:
             with pytest.raises(Stopped) as stopped:
-                await anext(client)
+                async with asyncio.timeout(PATIENCE):
+                    await anext(client)
             assert (stopped.value.code, stopped.value.reason) == (4509, "sign in again")
 
     asyncio.run(main())
