@@ -225,6 +225,11 @@ class Looked(Struct, frozen=True):
     newer: tuple[Device, ...] = ()
     damaged: tuple[str, ...] = ()
 
+    @property
+    def has_devices(self) -> bool:
+        """Whether this person has any device on the lane, one that this process can send to or not."""
+        return bool(self.devices or self.newer or self.damaged)
+
 
 class Look(Struct, frozen=True):
     """What a batch of entries found: at `now` (ms, the server's clock), under `run` of the server."""

@@ -77,8 +77,7 @@ class _Plan:
 
     def settlement(self, run: str) -> Unsettled:
         looked = self.looked
-        meant = bool(looked.devices or looked.newer or looked.damaged)
-        drop = None if self.buried else lanes.dropped(looked.row, meant)
+        drop = None if self.buried else lanes.dropped(looked.row, looked.has_devices)
         settlement = Settlement(
             looked.entry, run, tuple(self.results), looked.strangers, self.buried, self.detail
         )
@@ -316,7 +315,7 @@ class Sender:
 
     def _plan(self, looked: Looked, now: Moment) -> _Plan:
         plan = _Plan(looked)
-        why = lanes.buried(looked.row, looked.entry.deadline, now.ms)
+        why = lanes.buried(looked.row, looked.entry.deadline, now.ms, looked.has_devices)
         if why is not None:
             plan.buried, plan.detail = why
         elif looked.row.standing == "row":

@@ -331,7 +331,11 @@ class MemoryDue:
         server = self.server
         try:
             server.hazard("look", entry.user, entry.notification)
-            why = buried(row_of(server.box(entry.user), entry.notification), 0, 1)
+            row = row_of(server.box(entry.user), entry.notification)
+            if row.standing == "row":
+                server.hazard("devices", entry.user, entry.notification)
+            listed = (server.devices.get(entry.user) or {}).values()
+            why = buried(row, 0, 1, any(str(lane_of(one)) == lane for one in listed))
         except ItemError as error:
             if entry.deadline + DAY > server.now:
                 return None
