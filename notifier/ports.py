@@ -313,13 +313,15 @@ class PushLog(Protocol):
 class Woken(Struct, frozen=True, gc=False):
     """What waking came to: entries `moved` to their lanes, and how many are `left` to come due.
 
-    `passed`: due too, but another version's, or not to be moved now; `buried`: what nobody can read.
+    `passed`: due too, but another version's, or not to be moved now; `buried`: what nobody can read. `more`: there may
+    be more of what is due.
     """
 
     moved: int
     left: int
     passed: int = 0
     buried: int = 0
+    more: bool = False
 
 
 class Tidied(Struct, frozen=True, gc=False):

@@ -546,7 +546,7 @@ class Due:
         self.metrics.push_woken += woken.moved
         self.metrics.push_newer += woken.passed
         self.metrics.dead_letters.count("unreadable", woken.buried)
-        return await self._tidy() or woken.moved > 0
+        return await self._tidy() or woken.more or woken.moved > 0
 
     async def _tidy(self) -> bool:
         """True when there may be more at once."""

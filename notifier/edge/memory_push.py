@@ -306,7 +306,7 @@ class MemoryDue:
             for _, key in due:
                 self.server.push(keys.pushes(self.tagged, mine[key].lane), mine[key].entry)
                 self.server.waiting.cut(key)
-            return ports.Woken(len(due), len(mine) - len(due))
+            return ports.Woken(len(due), len(mine) - len(due), more=len(due) == WAKE_PAGE)
 
     async def tidy(self) -> ports.Tidied:
         """Settle what nobody has taken from its lane until long after its deadline; a part of it at a time."""

@@ -10,12 +10,12 @@ from notifier.core.devices import encode
 from notifier.core.lanes import PushEntry
 from notifier.core.model import Verdict
 from notifier.edge import push_store
-from notifier.edge.push_store import ABANDONED, RedisLanes
+from notifier.edge.push_store import ABANDONED, FROM_THE_FIRST, RedisDue, RedisLanes
 from notifier.edge.redis import ReplyError
 from notifier.ports import Judged, Settlement
 from tests.contract.phones import APNS, FCM, FakeProvider, Process, enlist, phone, steps
 from tests.contract.test_push import judged, later, one_entry
-from tests.contract.world import TAG, Reader, RedisWorld, event, people
+from tests.contract.world import TAG, Reader, RedisWorld, event, pause, people
 
 U, V = people(2)
 NEWER = phone("newer", registered=5)
@@ -170,6 +170,19 @@ async def plan(world: RedisWorld, name: str, value: str, at: int = 1) -> str:
     return name
 
 
+class Clock:
+    """That of a process; it stands until a test sets it on."""
+
+    now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def due_by(world: RedisWorld, clock: Clock) -> RedisDue:
+    return RedisDue(world.calls, world.scripts, world.rules, 0, pause, clock)
+
+
 async def test_what_another_version_plans_is_left_where_it_is(real: RedisWorld) -> None:
     names = [
         await plan(real, f"r:{U}:n:{'d' * 22}", "2 something that a newer process can read"),
@@ -187,16 +200,55 @@ async def test_what_another_version_plans_is_left_where_it_is(real: RedisWorld) 
 
 
 async def test_what_is_left_to_others_is_in_nobodys_way(real: RedisWorld) -> None:
-    """More of it than one look goes through, and all of it due before."""
+    """More of it than one look goes through, and all of it due before. Once it is known, it costs next to nothing."""
     for n in range(250):
         await plan(real, f"e:{U}:n{n}", "1 5 an escalation")
+    clock = Clock()
+    due = due_by(real, clock)
+    for thing in "ab":
+        for n in range(30):
+            await plan(real, f"r:{U}:{thing}{n}:{phone().id}", f"1 {APNS} 5 {2**50} 1 0 0", at=2)
+        woken = [await due.wake() for _ in range(5)]
+        assert [one.moved for one in woken] == [0, 0, 30, 0, 0]
+        assert [one.passed for one in woken] == [100, 100, 50, 0, 0]
+        assert [one.more for one in woken] == [True, True, False, False, False]
+        await plan(real, f"r:{U}:{thing}:{phone().id}", f"1 {APNS} 5 {2**50} 1 0 0", at=3)
+        assert [(await due.wake()).moved for _ in range(2)] == [1, 0], "who comes due is seen at once"
+        clock.now += FROM_THE_FIRST
+    assert (await real.pushes(APNS).depth()).entries == 62
+
+
+async def test_a_loop_comes_to_what_stands_behind_without_a_pause(real: RedisWorld) -> None:
+    for n in range(250):
+        await plan(real, f"e:{U}:n{n}", "1 5 an escalation")
+    await plan(real, f"r:{U}:n:{phone().id}", f"1 {APNS} 5 {2**50} 1 0 0", at=2)
+    process = Process(real, FakeProvider())
+    assert [await process.due.once() for _ in range(4)] == [True, True, True, False]
+    assert (process.metrics.push_woken, process.metrics.push_newer) == (1, 250)
+
+
+async def test_a_long_look_at_what_is_left_to_others_is_seldom(real: RedisWorld) -> None:
+    """As on a server that has very much of it, or that is slow."""
+    for n in range(250):
+        await plan(real, f"e:{U}:n{n}", "1 5 an escalation")
+    clock = Clock()
+    due = due_by(real, clock)
+    passed = []
+    for seconds in (2, 2, 0, 79, 1, 0):
+        passed.append((await due.wake()).passed)
+        clock.now += seconds
+    assert passed == [100, 100, 50, 0, 0, 100]
+
+
+async def test_what_comes_due_when_others_have_cleared_the_front_is_seen(real: RedisWorld) -> None:
+    """Newer processes have come, done what was theirs, and gone again."""
+    names = [await plan(real, f"e:{U}:n{n}", "1 5 an escalation") for n in range(150)]
+    due = due_by(real, Clock())
+    assert [(await due.wake()).passed for _ in range(3)] == [100, 50, 0]
+    await real.calls.call("ZREM", keys.due(TAG), *names)
     for n in range(30):
         await plan(real, f"r:{U}:n{n}:{phone().id}", f"1 {APNS} 5 {2**50} 1 0 0", at=2)
-    due = real.due()
-    woken = [await due.wake() for _ in range(6)]
-    assert [one.moved for one in woken] == [0, 0, 30, 0, 0, 0]
-    assert [one.passed for one in woken] == [100, 100, 50, 100, 100, 50]
-    assert (await real.pushes(APNS).depth()).entries == 30
+    assert (await due.wake()).moved == 30
 
 
 async def test_what_was_written_before_there_was_a_version_is_woken(real: RedisWorld) -> None:
@@ -231,9 +283,11 @@ async def test_a_lane_that_takes_nothing_holds_up_no_other(real: RedisWorld) -> 
     for n in range(120):
         await plan(real, f"r:{U}:n{n:03}:{phone().id}", f"1 {APNS} 5 {2**50} 1 0 0")
     await plan(real, f"r:{U}:other:{phone('b', FCM).id}", f"1 {FCM} 5 {2**50} 1 0 0", at=2)
-    due = real.due()
+    clock = Clock()
+    due = due_by(real, clock)
     assert [(await due.wake()).moved for _ in range(2)] == [0, 1]
     await real.calls.call("DEL", keys.pushes(TAG, APNS))
+    clock.now += FROM_THE_FIRST
     assert [(await due.wake()).moved for _ in range(2)] == [100, 20]
     assert (await real.pushes(APNS).depth()).entries == 120
     assert (await real.pushes(FCM).depth()).entries == 1
