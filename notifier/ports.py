@@ -297,8 +297,8 @@ class PushLog(Protocol):
     def settle(self, settlements: Sequence[Settlement]) -> Awaitable[PushesSettled]:
         """Write down what became of entries and acknowledge them."""
 
-    def bury(self, broken: Sequence[tuple[str, bytes]]) -> Awaitable[None]:
-        """To the dead letters with entries that nobody can read."""
+    def bury(self, broken: Sequence[tuple[str, bytes]]) -> Awaitable[PushesSettled]:
+        """To the dead letters with entries that nobody can read. What fails stays pending and is claimed in time."""
 
     def depth(self) -> Awaitable[Depth]:
         """How much lies in the stream."""

@@ -230,8 +230,7 @@ class Sender:
         self._hand.update(entry.id for entry in fresh)
         try:
             if read.broken:
-                await self.log.bury(read.broken)
-                self.metrics.dead_letters.count("unreadable", len(read.broken))
+                await self._bury(read.broken)
         except BaseException:
             # Nobody works on them: the next reading of what is ours must not pass them over.
             self._hand.difference_update(entry.id for entry in fresh)
@@ -239,6 +238,22 @@ class Sender:
         self.metrics.push_entries[self.lane.label] += len(fresh)
         self.metrics.push_newer += read.newer
         return fresh
+
+    async def _bury(self, broken: Sequence[tuple[str, bytes]]) -> None:
+        """What nobody can read. That which could not be buried stays pending, and is claimed once it has been idle."""
+        states = (await self.log.bury(broken)).states
+        self.metrics.dead_letters.count("unreadable", states.count("done"))
+        faults = [
+            f"{entry}: {state}"
+            for (entry, _), state in zip(broken, states, strict=True)
+            if state not in ("done", "gone")
+        ]
+        self.metrics.push_settle_failures += len(faults)
+        if faults:
+            self.report(
+                f"lane {self.lane}: {len(faults)} entries that nobody can read were not buried, which is tried again"
+                f" in {self._idle_ms // 1000} s: entry {faults[0]}"
+            )
 
     async def _handle(self, entries: Sequence[PushEntry]) -> None:
         """Look, send, settle. What does not get so far is out of hand again, and still pending."""

@@ -18,7 +18,7 @@ from notifier.core.push import Style
 from notifier.edge.memory import MemoryInbox
 from notifier.edge.memory_push import MemoryDevices, MemoryDue, MemoryPushes
 from notifier.metrics import Metrics
-from notifier.ports import PushesRead, PushRequest, Unavailable
+from notifier.ports import PushesRead, PushesSettled, PushRequest, Unavailable
 from notifier.sending import BATCH, Due, Looks, Sender, labels
 from tests.contract.phones import APNS, DOWN, FCM, GONE, OK, WRONG, FakeProvider, phone, steps
 from tests.contract.world import ISSUED, NOWHERE, MemoryWorld, Reader, event, people
@@ -606,7 +606,7 @@ def test_a_burial_that_fails_leaves_nothing_in_hand() -> None:
     async def with_broken(want: int) -> PushesRead:
         return msgspec.structs.replace(await read(want), broken=(("1-1", b"?"),))
 
-    async def away(broken: Sequence[tuple[str, bytes]]) -> None:
+    async def away(broken: Sequence[tuple[str, bytes]]) -> PushesSettled:
         raise Unavailable("no Redis")
 
     sender.log.read, sender.log.bury = with_broken, away  # type: ignore[method-assign]

@@ -266,9 +266,10 @@ class MemoryPushes:
         )  # fmt: skip
         self.server.bury(self.tagged, self.rules, dead)
 
-    async def bury(self, broken: Sequence[tuple[str, bytes]]) -> None:
+    async def bury(self, broken: Sequence[tuple[str, bytes]]) -> ports.PushesSettled:
         """Here nothing is ever broken: entries are not text."""
         assert not broken
+        return ports.PushesSettled(())
 
     async def depth(self) -> ports.Depth:
         """How much lies in the stream, and how old the oldest entry is."""

@@ -145,11 +145,12 @@ class RedisPushes:
         ]
         return [state.decode("utf-8", "replace") for state in await self._run_settle(packed)]
 
-    async def bury(self, broken: Sequence[tuple[str, bytes]]) -> None:
+    async def bury(self, broken: Sequence[tuple[str, bytes]]) -> PushesSettled:
         """To the dead letters with entries that nobody can read."""
         why = ["b", ALL, "unreadable", "the field `push` is not what we write"]
         packed = [[entry, "", "", "", at, [why]] for at, (entry, _) in enumerate(broken, 1)]
-        await self._run_settle(packed, [raw for _, raw in broken])
+        states = await self._run_settle(packed, [raw for _, raw in broken])
+        return PushesSettled(tuple(state.decode("utf-8", "replace") for state in states))
 
     async def _run_settle(self, packed: list[list[Any]], raws: Sequence[bytes] = ()) -> list[bytes]:
         rules, states = self.rules, list[bytes]()

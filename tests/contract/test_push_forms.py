@@ -305,6 +305,35 @@ async def test_a_retry_that_a_newer_process_has_planned_stays_as_it_is(real: Red
     assert list(await real.waiting()) == [f"{U} {found.entry.notification} {phone().id}"]
 
 
+async def test_what_cannot_even_be_buried_is_told_and_tried_again(real: RedisWorld) -> None:
+    await enlist(real, U, [phone()])
+    for raw in ("garbage", "1 not ours either"):
+        await real.calls.call("XADD", keys.pushes(TAG, APNS), "*", "push", raw)
+    await Reader(real).deliver(event("comment", to=U))
+    letters = keys.dead_letters(TAG, "unreadable")
+    await real.calls.call("SET", letters, "not a stream")
+    provider = FakeProvider()
+    process = Process(real, provider)
+    await process.run()
+    assert provider.told() == [phone().id], "the others go on"
+    (line,) = process.reports
+    assert "2 entries" in line
+    assert "WRONGTYPE" in line
+    assert (process.metrics.push_settle_failures, process.metrics.dead_letters["unreadable"]) == (2, 0)
+
+    await real.calls.call("DEL", letters)
+    another = Process(real, provider, name="another")
+    await another.run()
+    claimed = await another.log.claim(0, 10, "")
+    assert len(claimed.broken) == 2, "they are still pending"
+    another.sender.drop()
+    await another.run()
+    assert {letter.raw for letter in await real.letters("unreadable")} == {b"garbage", b"1 not ours either"}
+    assert another.metrics.dead_letters["unreadable"] == 2
+    assert (another.metrics.push_settle_failures, another.reports) == (0, [])
+    assert (await another.log.depth()).entries == 0
+
+
 async def test_entries_of_a_newer_version_are_counted(real: RedisWorld) -> None:
     await real.calls.call("XADD", keys.pushes(TAG, APNS), "*", "push", "2 of a newer version")
     process = Process(real, FakeProvider())
