@@ -356,6 +356,15 @@ class DevicePage(Struct, frozen=True):
     newer: tuple[str, ...] = ()
 
 
+class Rename(Struct, frozen=True, gc=False):
+    """The device `old` of this person has another token now, and is `device`; for `ms` that is known."""
+
+    user: str
+    old: str
+    device: Device
+    ms: int
+
+
 class Devices(Protocol):
     """Everybody's devices. A token is one device and belongs to one person."""
 
@@ -376,6 +385,10 @@ class Devices(Protocol):
 
     def rename(self, user: str, old: str, device: Device, ms: int) -> Awaitable[bool]:
         """The device `old` has another token now, and is `device`; for `ms` that is known. False: it is another's."""
+
+    def rename_all(self, renames: Sequence[Rename], seconds: float) -> Awaitable[tuple[str, ...]]:
+        """Some at a time, for so many seconds: then no more are begun, and what is under way is not waited for. Never
+        raises for one that fails; why those failed, or were not finished, that did."""
 
     def renamed(self, user: str, device: str) -> Awaitable[str]:
         """What has become of a device by `rename`; "" = nothing."""

@@ -31,6 +31,7 @@ from notifier.ports import (
     PushesRead,
     PushLog,
     PushRequest,
+    Rename,
     Settlement,
     Unavailable,
 )
@@ -43,6 +44,9 @@ BUG_PAUSE: Final = 60_000  # ms until what met a bug is tried again
 MOST_UNSETTLED: Final = 1000  # answered and not written down; with so many nothing more is read
 OTHERS_FIRST: Final = 10.0  # s after Redis was away without taking anything over: its holder was cut off too
 KEEP_PAGE: Final = 200
+RENAMING: Final = (
+    REDIS / 2
+)  # s that the renames of a batch are waited for, or it would be taken over meanwhile
 RENAMES: Final = 3  # of one device that are followed, while a push for it waits
 DEPTH_EVERY: Final = 5.0
 TIDY_EVERY: Final = 60.0
@@ -394,6 +398,7 @@ class Sender:
         sent = Moment(self.clock(), look.now)
         answers = iter(await self._answers(requests))
         now = self._moment(look, looked_at)
+        renamed: list[tuple[Delivery, str]] = []
         for plan in plans:
             for request in plan.asked:
                 outcome = next(answers)
@@ -401,7 +406,9 @@ class Sender:
                 plan.results.append(Judged(request.delivery, verdict, outcomes.label(outcome)))
                 self._count_answer(plan.looked.entry, outcome, now)
                 if outcome.replacement_token:
-                    await self._rename(request.delivery, outcome.replacement_token)
+                    renamed.append((request.delivery, outcome.replacement_token))
+        if renamed:
+            await self._rename(renamed)
 
     def _judge(self, delivery: Delivery, outcome: Outcome, sent: Moment, now: Moment) -> Verdict:
         try:
@@ -415,18 +422,26 @@ class Sender:
                 return Verdict("done")
             return Verdict("later", now.ms + BUG_PAUSE, delivery.tries, delivery.free, delivery.doubts)
 
-    async def _rename(self, delivery: Delivery, token: str) -> None:
-        """The provider knows this device by another token now (gateways that speak the older JSON say so).
+    async def _rename(self, told: Iterable[tuple[Delivery, str]]) -> None:
+        """The provider knows these devices by other tokens now (gateways that speak the older JSON say so).
 
-        Its time stays that of the old one: whoever has registered the new token since has the phone now, and keeps it.
+        The time of each stays that of the old one: whoever has registered the new token since has the phone now, and
+        keeps it.
         """
-        old = delivery.device
-        renamed = msgspec.structs.replace(old, id=device_id(token), token=token)
         longest = max((style.ttl for style in self.looks.styles.values()), default=Style().ttl)
+        renames: dict[tuple[str, str, str], Rename] = {}  # each once, however many pushes were answered so
+        for delivery, token in told:
+            user, old = delivery.user, delivery.device
+            renamed = msgspec.structs.replace(old, id=device_id(token), token=token)
+            renames[user, old.id, token] = Rename(user, old.id, renamed, 1000 * longest)
         try:
-            await self.devices.rename(delivery.user, old.id, renamed, 1000 * longest)
-        except Exception as error:  # the old token still works; what was sent must not be sent again for this
-            self.report(f"lane {self.lane}: a device could not be renamed: {type(error).__name__}: {error}")
+            faults = await self.devices.rename_all(tuple(renames.values()), RENAMING)
+        except Exception as error:  # the old tokens still work; what was sent must not be sent again for this
+            faults = (f"{type(error).__name__}: {error}",) * len(renames)
+        if faults:
+            self.report(
+                f"lane {self.lane}: {len(faults)} of {len(renames)} devices could not be renamed: {faults[0]}"
+            )
 
     async def _answers(self, requests: Sequence[PushRequest]) -> Sequence[Outcome]:
         try:

@@ -2,6 +2,8 @@
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
+from twisted.internet.defer import Deferred
+
 from notifier import ports
 from notifier.core import keys
 from notifier.core.devices import surplus
@@ -85,10 +87,15 @@ class MemorySteps:
 
 
 class MemoryDevices(DeviceMoves):
-    """Everybody's devices (ports.Devices)."""
+    """Everybody's devices (ports.Devices). `wait(seconds)` passes the time."""
 
-    def __init__(self, server: MemoryServer, rules: Rules) -> None:
-        super().__init__(MemorySteps(server, rules))
+    def __init__(
+        self,
+        server: MemoryServer,
+        rules: Rules,
+        wait: Callable[[float], Deferred[None]] = lambda seconds: Deferred(),
+    ) -> None:
+        super().__init__(MemorySteps(server, rules), wait)
         self.server = server
 
     async def of(self, user: str) -> tuple[Device, ...]:
