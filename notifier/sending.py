@@ -376,6 +376,7 @@ class Sender:
             why = "no process of a version that can read this device has come by until the deadline"
             plan.results.append(Judged(delivery, postponed(delivery, now.ms + NEWER, "expired", why)))
         self.metrics.push_newer += len(looked.newer)
+        self.metrics.devices_unreadable += len(looked.damaged)
         for name in looked.damaged:
             device = Device(name, self.lane.provider, self.lane.app, "", 0)
             told = Verdict("bury", reason="unreadable", detail="what is stored of this device is damaged")

@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from notifier.core import devices as device_lines
 from notifier.core import keys
 from notifier.core.model import Device
+from notifier.edge.logs import Every
 from notifier.edge.redis import Connection, ReplyError
 from notifier.edge.store import Rules, Scripts, first_fault
 from notifier.ports import DevicePage, Rename, Unavailable
@@ -24,6 +25,7 @@ TRIES: Final = 3  # of bringing a device to its person
 FOREVER: Final = 2**53  # ms: no device was registered later
 
 _log: Final = Logger()
+_say: Final = Every(60.0)  # a damaged device is met at every look at its person's, which may be many a second
 
 
 class Listed(NamedTuple):
@@ -241,7 +243,7 @@ class RedisDevices(DeviceMoves):
     async def of(self, user: str) -> tuple[Device, ...]:
         """A person's devices, those registered longest ago first."""
         flat = await self.calls.call("HGETALL", keys.devices(user, self.rules.shards))
-        return tuple(readable(read_devices(flat)[0]))
+        return tuple(readable(self._read(flat)))
 
     async def page(self, after: str = "") -> DevicePage:
         """All devices, a page at a time."""
@@ -259,10 +261,15 @@ class RedisDevices(DeviceMoves):
 
     async def _list(self, key: bytes) -> list[Device]:
         try:
-            return read_devices(await self.calls.call("HGETALL", key))[0]
+            return self._read(await self.calls.call("HGETALL", key))
         except ReplyError as error:  # a key of another type is nobody else's trouble
             _log.error("{key} cannot be read and is passed over: {error}", key=key, error=str(error))
             return []
+
+    def _read(self, flat: Sequence[bytes]) -> list[Device]:
+        devices, damaged = read_devices(flat)
+        self.calls.metrics.devices_unreadable += len(damaged)
+        return devices
 
 
 def read_devices(flat: Sequence[bytes]) -> tuple[list[Device], list[str]]:
@@ -275,7 +282,11 @@ def read_devices(flat: Sequence[bytes]) -> tuple[list[Device], list[str]]:
         try:
             device = device_lines.decode(name.decode(), line.decode())
         except ValueError as error:
-            _log.error("device {device} cannot be read and is passed over: {error}", device=name, error=error)
+            if (suppressed := _say.due()) is not None:
+                _log.error(
+                    "device {device} cannot be read and is passed over: {error} ({suppressed} more like it)",
+                    device=name, error=error, suppressed=suppressed,
+                )  # fmt: skip
             damaged.append(name.decode("utf-8", "replace"))
             continue
         if device is not None:

@@ -9,7 +9,8 @@ from notifier.core import keys
 from notifier.core.devices import encode
 from notifier.core.lanes import PushEntry
 from notifier.core.model import Verdict
-from notifier.edge import push_store
+from notifier.edge import device_store, push_store
+from notifier.edge.logs import Every
 from notifier.edge.push_store import ABANDONED, FROM_THE_FIRST, RedisDue, RedisLanes
 from notifier.edge.redis import ReplyError
 from notifier.ports import Judged, Settlement
@@ -21,6 +22,15 @@ U, V = people(2)
 NEWER = phone("newer", registered=5)
 IN_FORM_2 = "2a demo 5 what only a newer process reads"
 HOUR = 3_600_000
+
+
+class Clock:
+    """That of a process; it stands until a test sets it on."""
+
+    now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 async def write_newer(world: RedisWorld, user: str = U) -> None:
@@ -135,6 +145,29 @@ async def test_a_damaged_device_costs_itself_alone(real: RedisWorld, line: str) 
     assert await real.devices().unregister(U, "x" * 22), "its person may"
 
 
+async def test_a_damaged_device_is_counted_at_every_look_and_told_now_and_then(
+    real: RedisWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(device_store._log, "error", lambda words, **facts: told.append(words.format(**facts)))
+    clock = Clock()
+    monkeypatch.setattr(device_store, "_say", Every(60.0, clock))
+    await enlist(real, U, [phone()])
+    await real.calls.call("HSET", keys.devices(U, 1), "x" * 22, "damaged")
+    await steps(real).claim(U, "x" * 22, None)
+    before = real.calls.metrics.devices_unreadable
+    for _ in range(2):
+        assert [one.id for one in await real.devices().of(U)] == [phone().id]
+        assert len((await real.devices().page()).pairs) == 1
+    assert real.calls.metrics.devices_unreadable == before + 4
+    clock.now += 60
+    await Reader(real).deliver(event("comment", to=U))
+    process = Process(real, FakeProvider())
+    await process.run()
+    assert process.metrics.devices_unreadable == 1
+    assert ["(0 more" in told[0], "(3 more" in told[1], len(told)] == [True, True, 2]
+
+
 async def test_what_a_damaged_device_is_not_told_is_a_dead_letter(real: RedisWorld) -> None:
     """Once for each push, by its name; if it is this person's still."""
     await enlist(real, U, [phone("a"), phone("b"), phone("c")])
@@ -168,15 +201,6 @@ async def plan(world: RedisWorld, name: str, value: str, at: int = 1) -> str:
     await world.calls.call("HSET", keys.later(TAG), name, value)
     await world.calls.call("ZADD", keys.due(TAG), at, name)
     return name
-
-
-class Clock:
-    """That of a process; it stands until a test sets it on."""
-
-    now = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def due_by(world: RedisWorld, clock: Clock) -> RedisDue:
