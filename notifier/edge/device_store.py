@@ -16,6 +16,7 @@ from notifier.core.model import Device
 from notifier.edge.logs import Every
 from notifier.edge.redis import Connection, ReplyError
 from notifier.edge.store import Rules, Scripts, first_fault
+from notifier.metrics import Metrics
 from notifier.ports import DevicePage, Rename, Unavailable
 
 SCAN_PAGE: Final = 200
@@ -234,11 +235,13 @@ class RedisSteps:
 class RedisDevices(DeviceMoves):
     """Everybody's devices (ports.Devices)."""
 
-    def __init__(self, calls: Connection, scripts: Scripts, rules: Rules) -> None:
+    def __init__(
+        self, calls: Connection, scripts: Scripts, rules: Rules, metrics: Metrics | None = None
+    ) -> None:
         super().__init__(
             RedisSteps(calls, scripts, rules), lambda seconds: deferLater(calls.reactor, seconds, _nothing)
         )
-        self.calls, self.rules = calls, rules
+        self.calls, self.rules, self.metrics = calls, rules, metrics or Metrics()
 
     async def of(self, user: str) -> tuple[Device, ...]:
         """A person's devices, those registered longest ago first."""
@@ -268,7 +271,7 @@ class RedisDevices(DeviceMoves):
 
     def _read(self, flat: Sequence[bytes]) -> list[Device]:
         devices, damaged = read_devices(flat)
-        self.calls.metrics.devices_unreadable += len(damaged)
+        self.metrics.devices_unreadable += len(damaged)
         return devices
 
 
