@@ -243,22 +243,6 @@ class Sender:
         self.metrics.push_newer += read.newer
         return fresh
 
-    async def _bury(self, broken: Sequence[tuple[str, bytes]]) -> None:
-        """What nobody can read. That which could not be buried stays pending, and is claimed once it has been idle."""
-        states = (await self.log.bury(broken)).states
-        self.metrics.dead_letters.count("unreadable", states.count("done"))
-        faults = [
-            f"{entry}: {state}"
-            for (entry, _), state in zip(broken, states, strict=True)
-            if state not in ("done", "gone")
-        ]
-        self.metrics.push_settle_failures += len(faults)
-        if faults:
-            self.report(
-                f"lane {self.lane}: {len(faults)} entries that nobody can read were not buried, which is tried again"
-                f" in {self._idle_ms // 1000} s: entry {faults[0]}"
-            )
-
     async def _handle(self, entries: Sequence[PushEntry]) -> None:
         """Look, send, settle. What does not get so far is out of hand again, and still pending."""
         began = self.clock()
@@ -508,6 +492,22 @@ class Sender:
         left = iter(list(self._unsettled))
         while part := list(islice(left, KEEP_PAGE)):
             await self.log.keep(dict.fromkeys(part, 0))
+
+    async def _bury(self, broken: Sequence[tuple[str, bytes]]) -> None:
+        """What nobody can read. That which could not be buried stays pending, and is claimed once it has been idle."""
+        states = (await self.log.bury(broken)).states
+        self.metrics.dead_letters.count("unreadable", states.count("done"))
+        faults = [
+            f"{entry}: {state}"
+            for (entry, _), state in zip(broken, states, strict=True)
+            if state not in ("done", "gone")
+        ]
+        self.metrics.push_settle_failures += len(faults)
+        if faults:
+            self.report(
+                f"lane {self.lane}: {len(faults)} entries that nobody can read were not buried, which is tried again"
+                f" in {self._idle_ms // 1000} s: entry {faults[0]}"
+            )
 
     # -- what is told
 
