@@ -251,7 +251,7 @@ def tab(browser: Browser, site: FakeServer) -> Iterator[Open]:
 def accepted(site: FakeServer, **auth: Any) -> Link:
     link = site.take(15)
     assert isinstance(link, Link), "no connection came"
-    said = link.hear(5)
+    said = link.hear(20)
     assert {name: said.get(name) for name in auth} == auth
     return link
 
@@ -262,7 +262,7 @@ def say(link: Link, *messages: Message) -> None:
 
 
 def heard(link: Link, kind: str) -> Message:
-    end = time.monotonic() + 5
+    end = time.monotonic() + 20
     while (message := link.hear(end - time.monotonic()))["type"] != kind:
         pass
     return message

@@ -355,7 +355,7 @@ class Play:
     def _posts(self, step: Posts) -> None:
         assert self.api is not None
         try:
-            mark = self.api.marks.get(timeout=3.0)
+            mark = self.api.marks.get(timeout=self.patience)
         except queue.Empty:
             raise Wrong("nothing was posted") from None
         if (mark.path, mark.content) != (step.path, step.content):
