@@ -8,6 +8,7 @@ from typing import Final
 from msgspec import Struct
 
 from webapp import events, outbox, people
+from webapp.idempotency import Keep
 from webapp.photos import owner_of, thumbnail, written
 from webapp.problems import Problem
 from webapp.shards import atomic, read_cursor, shard, shard_of, write_cursor
@@ -44,8 +45,11 @@ def mentioned(text: str) -> list[str]:
     return list(dict.fromkeys(name.lower() for name in _MENTION.findall(text)))[:MOST_MENTIONED]
 
 
-def write(photo: int, author: int, text: str) -> Comment:
-    """Writes a comment, and tells the photo's owner and whom it mentions. Raises Problem `not-found`."""
+def write(photo: int, author: int, text: str, keep: Keep = lambda view: None) -> Comment:
+    """Writes a comment, and tells the photo's owner and whom it mentions. Raises Problem `not-found`.
+
+    `keep` is given it before it is committed.
+    """
     card = people.acting_card(author)
     mentions = sorted(people.ids_of(mentioned(text)))
     with shard(shard_of(photo)), atomic(), write_cursor() as cursor:
@@ -56,13 +60,15 @@ def write(photo: int, author: int, text: str) -> Comment:
         owner, key = row
         cursor.execute(_INSERT, [photo, author, text, mentions])
         comment = int(cursor.fetchone()[0])
+        made = Comment(str(comment), card, text, written(comment), True)
+        keep(made)
         if to := events.hearers(owner, mentions, author):
             actor = events.Actor(author, card.name, card.avatar)
             image = thumbnail(key)
             outbox.put(
                 "event", photo, events.about_comment("comment", actor, to, photo, comment, image, text)
             )
-    return Comment(str(comment), card, text, written(comment), True)
+    return made
 
 
 def delete(photo: int, comment: int, person: int) -> None:

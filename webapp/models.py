@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 
 from webapp.shards.next_id import NextId
 
-__all__ = ["Comment", "Follower", "Following", "Like", "Outbox", "Person", "Photo"]
+__all__ = ["Answered", "Comment", "Follower", "Following", "Like", "Outbox", "Person", "Photo"]
 
 # Events 0 to 15, tasks 16 to 31, files to delete 32 (webapp/outbox.py); -1: nobody can make sense of the row.
 LANES = range(-1, 33)
@@ -145,6 +145,24 @@ class Follower(models.Model):
         indexes: ClassVar = [
             models.Index(fields=["followee_id", "-change"], condition=Q(active=True), name="follower_active")
         ]
+
+
+class Answered(models.Model):
+    """What was answered to a request with an `Idempotency-Key`, on the shard of what that made; for a day."""
+
+    shard_by: ClassVar[str] = "id"
+
+    pk = models.CompositePrimaryKey("person_id", "about", "key")
+    person_id = BigIntegerField()
+    about = BigIntegerField()  # id of the photo that is commented on; 0: a new photo
+    key = models.TextField()
+    id = _id()
+    content = models.TextField()  # digest of what was sent
+    answer = models.TextField()  # JSON
+
+    class Meta:
+        db_table = "answered"
+        indexes: ClassVar = [models.Index(fields=["id"], name="answered_age")]
 
 
 class Outbox(models.Model):

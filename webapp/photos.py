@@ -13,6 +13,7 @@ from msgspec import Struct
 from webapp import events, images, outbox, people, storage
 from webapp.feed_source import PostgresSource
 from webapp.feeds import Entry, Feeds, home_feeds
+from webapp.idempotency import Keep
 from webapp.lookup import rows_of
 from webapp.problems import Fault, Problem
 from webapp.redis_clients import client
@@ -53,7 +54,9 @@ _IN_FEED: Final = (
 _INSERT: Final = (
     "INSERT INTO photo (owner_id, caption, key, width, height) VALUES (%s, %s, %s, %s, %s) RETURNING id"
 )
-_COUNT_PHOTO: Final = "UPDATE person SET photos = photos + %s WHERE id = %s RETURNING id"
+_COUNT_PHOTO: Final = (
+    "UPDATE person SET photos = photos + %s WHERE id = %s RETURNING id, name, display_name, avatar"
+)
 _FIND: Final = "SELECT owner_id, key FROM photo WHERE id = %s"
 _LOCK: Final = _FIND + " FOR NO KEY UPDATE"
 # A like waits for nobody until it counts; where that finds no photo, it is one that was deleted meanwhile.
@@ -201,8 +204,10 @@ def owner_of(photo: int) -> int:
     return int(row[0])
 
 
-def post(owner: int, file: IO[bytes], caption: str, limits: images.Limits) -> Photo:
-    """Stores the pictures of an upload and makes a photo of them.
+def post(
+    owner: int, file: IO[bytes], caption: str, limits: images.Limits, keep: Keep = lambda view: None
+) -> Photo:
+    """Stores the pictures of an upload and makes a photo of them. `keep` is given it before it is committed.
 
     Raises Problem `bad-image`, or `not-authenticated` when the owner is gone.
     """
@@ -216,28 +221,31 @@ def post(owner: int, file: IO[bytes], caption: str, limits: images.Limits) -> Ph
     try:
         for name, data in files.items():
             store.save(name, data)
-        photo = _insert(owner, (caption, key, made.width, made.height), begun)
+        photo = _insert(owner, (caption, key, made.width, made.height), begun, keep)
     except BaseException as failure:
         if begun and _unanswered(failure):
             _log.warning("photo %d may be made or not, its pictures %s stay: %s", begun[0], key, failure)
         else:
             _remove(store, files)
         raise
-    tell_feeds("posted", owner, photo)
-    return one(photo, owner)
+    tell_feeds("posted", owner, begun[0])
+    return photo
 
 
-def _insert(owner: int, columns: tuple[str, str, int, int], begun: list[int]) -> int:
+def _insert(owner: int, columns: tuple[str, str, int, int], begun: list[int], keep: Keep) -> Photo:
     """The new photo; it stands in `begun` from when nothing is left but to commit."""
     with shard(shard_of(owner)), atomic(), write_cursor() as cursor:
         cursor.execute(_COUNT_PHOTO, [1, owner])
-        if cursor.fetchone() is None:
+        card = cursor.fetchone()
+        if card is None:
             raise people.nobody()
         cursor.execute(_INSERT, [owner, *columns])
         photo = int(cursor.fetchone()[0])
+        made = view((photo, *columns, 0, 0, *card, False))
+        keep(made)
         outbox.put("fanout", photo, outbox.Fanout(photo, owner))
         begun.append(photo)
-    return photo
+    return made
 
 
 def _unanswered(failure: BaseException) -> bool:

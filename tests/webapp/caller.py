@@ -74,10 +74,12 @@ class Caller:
         content = b"".join(made.streaming_content) if made.streaming else made.content
         return Answer(made.status_code, dict(made.headers), content)
 
-    def form(self, method: str, path: str, who: Someone | None, **fields: Any) -> Answer:
-        """A request with a form; bytes among its fields are files."""
+    def form(self, method: str, path: str, who: Someone | None, key: str = "", **fields: Any) -> Answer:
+        """A request with a form; bytes among its fields are files. `key`: its `Idempotency-Key`."""
         named = {name: _file(value) if isinstance(value, bytes) else value for name, value in fields.items()}
-        return self(method, path, who, encode_multipart(BOUNDARY, named), CONTENT_TYPE=MULTIPART_CONTENT)
+        more = {"HTTP_IDEMPOTENCY_KEY": key} if key else {}
+        content = encode_multipart(BOUNDARY, named)
+        return self(method, path, who, content, CONTENT_TYPE=MULTIPART_CONTENT, **more)
 
     def join(self, name: str, **more: str) -> Someone:
         """Somebody new."""
