@@ -66,14 +66,20 @@ class Bell:
         return heard
 
 
-def run(relay: Relay, bell: Bell, stop: threading.Event, tell: Callable[[str], None]) -> None:
-    """Moves rows until `stop` is set. `tell` gets a line of JSON every 10 s in which something was done."""
+def run(
+    relay: Relay, bell: Bell, stop: threading.Event, tell: Callable[[str], None], tidy: Callable[[], None]
+) -> None:
+    """Moves rows until `stop` is set. `tell` gets a line of JSON every 10 s in which something was done.
+
+    `tidy` is called again and again, and knows itself when there is something to do.
+    """
     look_at = told_at = time.monotonic()
     which: Collection[range] = ALL
     try:
         while not stop.is_set():
             if time.monotonic() >= look_at:
                 which, look_at = ALL, time.monotonic() + POLL
+            tidy()
             which = relay.once(which) or bell.wait(look_at - time.monotonic())
             if time.monotonic() >= told_at + REPORT:
                 told_at = _report(relay, told_at, tell)

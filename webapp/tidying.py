@@ -1,0 +1,71 @@
+"""What is over and waits for nobody: answers to old `Idempotency-Key`s are deleted, a few at a time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from django.db import Error, close_old_connections
+
+from webapp import idempotency
+from webapp.shards import each_node
+
+EVERY: Final = 60.0
+"""Seconds between two looks."""
+AT_ONCE: Final = 1000
+"""Rows of a shard that one transaction deletes."""
+BUDGET: Final = 0.2
+"""Seconds for one step, in which the relay moves no event."""
+
+_LOOK: Final = "SELECT '{schema}' WHERE EXISTS (SELECT FROM {schema}.answered WHERE id < %(before)s)"
+# Several relays do this at the same time: none waits for rows that another is deleting.
+_OLD: Final = (
+    "DELETE FROM {schema}.answered WHERE (person_id, about, key) IN (SELECT person_id, about, key "
+    "FROM {schema}.answered WHERE id < %(before)s ORDER BY id LIMIT %(most)s FOR UPDATE SKIP LOCKED)"
+)
+_log: Final = logging.getLogger(__name__)
+
+
+class Tidying:
+    """Deletes what is over, once a minute.
+
+    clock  seconds, monotonic
+    now    milliseconds since 1970
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = lambda: time.time() * 1000,
+    ) -> None:
+        self._clock, self._now = clock, now
+        self._next = 0.0
+
+    def __call__(self) -> None:
+        """Looks if it is time to. Raises no outage: what is old can wait."""
+        if self._clock() < self._next:
+            return
+        try:
+            more = self._tidy()
+        except Error as outage:
+            close_old_connections()
+            _log.warning("old answers stay for now: %s", outage)
+            more = False
+        # Much to do is done in many small steps, between which events are moved.
+        self._next = self._clock() + (0.0 if more else EVERY)
+
+    def _tidy(self) -> bool:
+        """One step; whether there is more to do."""
+        values = {"before": idempotency.horizon(self._now()), "most": AT_ONCE}
+        until, more = self._clock() + BUDGET, False
+        for node in each_node(primary=True):
+            with node.cursor() as cursor:
+                cursor.execute(node.union_all(_LOOK), values)
+                for (name,) in cursor.fetchall():
+                    if self._clock() >= until:
+                        return True
+                    cursor.execute(_OLD.replace("{schema}", name), values)
+                    more = more or cursor.rowcount >= AT_ONCE
+        return more
