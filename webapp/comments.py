@@ -22,8 +22,10 @@ _COUNT: Final = "UPDATE photo SET comments = comments + %s WHERE id = %s RETURNI
 _INSERT: Final = (
     "INSERT INTO comment (photo_id, author_id, text, mentions) VALUES (%s, %s, %s, %s::bigint[]) RETURNING id"
 )
+# Without the photo none: those of one that is gone are removed one after the other.
 _LIST: Final = (
-    "SELECT id, author_id, text FROM comment WHERE photo_id = %s AND id < %s ORDER BY id DESC LIMIT %s"
+    "SELECT id, author_id, text FROM comment WHERE photo_id = %(photo)s AND id < %(before)s "
+    "AND EXISTS (SELECT FROM photo WHERE id = %(photo)s) ORDER BY id DESC LIMIT %(limit)s"
 )
 _OWNER: Final = "SELECT owner_id FROM photo WHERE id = %s FOR NO KEY UPDATE"
 _FIND: Final = "SELECT author_id, mentions FROM comment WHERE id = %s AND photo_id = %s FOR UPDATE"
@@ -98,7 +100,7 @@ def delete(photo: int, comment: int, person: int) -> None:
 def of_photo(photo: int, before: int, limit: int, viewer: int | None) -> list[Comment]:
     """Comments of a photo, the newest first, older than comment `before`. Raises Problem `not-found`."""
     with shard(shard_of(photo)), read_cursor() as cursor:
-        cursor.execute(_LIST, [photo, before, limit])
+        cursor.execute(_LIST, {"photo": photo, "before": before, "limit": limit})
         rows = cursor.fetchall()
     if not rows:
         owner_of(photo)

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from webapp import redis_clients, shards
 
-Kind = Literal["event", "edge", "fanout", "withdraw"]
+Kind = Literal["event", "edge", "fanout", "withdraw", "clear"]
 
 CHANNEL: Final = "webapp:outbox"
 """A message on it wakes the relays: "events" or "tasks". It may be lost."""
@@ -27,6 +27,10 @@ LANES: Final = 16
 FILES: Final = 32
 """The lane of rows whose photo is out of the feeds, and whose files are still to be deleted: a storage that refuses
 that, or is down, holds nothing else up."""
+CLEARING: Final = 33
+"""The lane of photos that are gone and have likes or comments left: many hundred thousand hold nothing else up."""
+LATER: Final = 34
+"""The lane of rows whose files are deleted later, once nobody is shown them any more (webapp/tidying.py)."""
 PARKED: Final = -1
 """The lane of rows that nobody can make sense of. They are kept for whoever finds out why."""
 
@@ -68,11 +72,19 @@ class Withdraw(Struct, frozen=True):
     files: tuple[str, ...] = ()
 
 
+class Clear(Struct, frozen=True):
+    """Task "clear": a photo is gone, some of its likes and comments are left. `image`: the address of its picture."""
+
+    photo: int
+    owner: int
+    image: str
+
+
 def put(kind: Kind, key: int, payload: Mapping[str, Any] | Struct) -> int:
     """Writes a row on the current shard, in the transaction under way, and wakes the relays when that commits.
 
     key      what is kept in order: the photo's id; for a follow the follower's
-    payload  kind "event": an event of docs/events.md without `id` and `time`; else an `Edge`, `Fanout`, `Withdraw`
+    payload  kind "event": an event of docs/events.md without `id` and `time`; else the task's struct, as `Edge`
 
     Returns the id of the row: the event's id, and its time. Call it last in the transaction, after all other writes.
     Raises RuntimeError outside a transaction.
@@ -104,6 +116,8 @@ def announce(kind: Kind) -> None:
 
 def lane_of(kind: Kind, key: int) -> int:
     """The lane of a row: rows of one key, and either events or tasks, share one."""
+    if kind == "clear":
+        return CLEARING
     return (_spread(key) >> 60) + (0 if kind == "event" else LANES)
 
 

@@ -10,7 +10,7 @@ import redis
 from django.db import DatabaseError, InterfaceError
 from msgspec import Struct
 
-from webapp import events, images, outbox, people, storage
+from webapp import clearing, events, images, outbox, people, storage
 from webapp.feed_source import PostgresSource
 from webapp.feeds import Entry, Feeds, home_feeds
 from webapp.idempotency import Keep
@@ -69,8 +69,6 @@ _COUNT: Final = "UPDATE photo SET likes = likes + %s WHERE id = %s RETURNING own
 _LIKES: Final = (
     "SELECT id, person_id FROM photo_like WHERE photo_id = %s AND id < %s ORDER BY id DESC LIMIT %s"
 )
-_GONE_LIKES: Final = "DELETE FROM photo_like WHERE photo_id = %s RETURNING person_id"
-_GONE_COMMENTS: Final = "DELETE FROM comment WHERE photo_id = %s RETURNING id, author_id, mentions"
 _GONE: Final = "DELETE FROM photo WHERE id = %s"
 
 _log: Final = logging.getLogger(__name__)
@@ -324,6 +322,8 @@ def likes(photo: int, before: int, limit: int) -> list[tuple[int, int]]:
 def delete(photo: int, person: int) -> None:
     """Removes a photo with all that belongs to it, and takes back what its owner was told of it.
 
+    The photo is gone at once; where it has very many likes and comments the relay takes back the rest in slices.
+
     Raises Problem `not-found`, or `forbidden` when it is another's.
     """
     with shard(shard_of(photo)), atomic(), write_cursor() as cursor:
@@ -334,28 +334,16 @@ def delete(photo: int, person: int) -> None:
         owner, key = row
         if owner != person:
             raise Problem("forbidden", "only its owner can delete a photo")
-        told = _clear(cursor, photo, owner, thumbnail(key))
+        task = outbox.Clear(photo, owner, thumbnail(key))
+        told, more = clearing.remove(cursor, task)
         cursor.execute(_GONE, [photo])
         cursor.execute(_COUNT_PHOTO, [-1, owner])
         outbox.put_all("event", photo, told)
         files = (storage.square(key), storage.display(key))
         outbox.put("withdraw", photo, outbox.Withdraw(photo, owner, files))
+        if more:
+            outbox.put("clear", photo, task)
         on_commit(lambda: tell_feeds("deleted", owner, photo))
-
-
-def _clear(cursor: Any, photo: int, owner: int, image: str) -> list[events.Event]:
-    """Removes likes and comments. Returns what takes back the notifications of them."""
-    cursor.execute(_GONE_LIKES, [photo])
-    told = [
-        events.about_photo("unlike", events.Actor(liker), owner, photo, image)
-        for (liker,) in cursor.fetchall()
-        if liker != owner
-    ]
-    cursor.execute(_GONE_COMMENTS, [photo])
-    for comment, author, mentions in cursor.fetchall():
-        if to := events.hearers(owner, mentions, author):
-            told.append(events.about_comment("uncomment", events.Actor(author), to, photo, comment, image))
-    return told
 
 
 def _not_found() -> Problem:

@@ -20,7 +20,7 @@ from webapp.shards.migrating import migrate_all, migrate_shard
 from webapp.shards.next_id import next_id_sql
 
 OTHER = "other"
-MIGRATIONS = 3
+MIGRATIONS = 4
 
 
 @pytest.fixture
