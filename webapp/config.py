@@ -224,6 +224,7 @@ class Tokens(Struct, frozen=True):
     issuer: Annotated[_Text, Meta(description="Who issues them.")] = "webapp"
     audience: Annotated[_Text, Meta(description="Whom they are for: tokens.audience of the notifier.")] = "notifier"
     hours: Annotated[int, Meta(ge=1, le=24, description="Hours that a token is good for; the notifier refuses more than 24.")] = 24
+    renewal_days: Annotated[int, Meta(ge=1, le=366, description="Days after a log-in in which a client may renew its token without the password.")] = 30
 
 
 class Photos(Struct, frozen=True):

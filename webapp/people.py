@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import IO, Any, Final
@@ -32,6 +33,7 @@ _INSERT: Final = (
     "ON CONFLICT (name) DO NOTHING RETURNING id"
 )
 _HASHED: Final = "SELECT id, password FROM person WHERE name = %s"
+_HASH: Final = "SELECT password FROM person WHERE id = %s"
 _CHANGE: Final = (
     "UPDATE person SET display_name = coalesce(%s, display_name), bio = coalesce(%s, bio) WHERE id = %s "
     "RETURNING id"
@@ -200,6 +202,16 @@ def log_in(name: str, password: str) -> int:
     if not check_password(password, hashed) or not person:
         raise Problem("wrong-credentials")
     return person
+
+
+def password_mark(person: int) -> str:
+    """Tells passwords of a person apart, and tells nothing of them. Raises Problem `not-authenticated`."""
+    with shard(shard_of(person)), read_cursor() as cursor:
+        cursor.execute(_HASH, [person])
+        row = cursor.fetchone()
+    if row is None:
+        raise nobody()
+    return hashlib.sha256(f"renewal {row[0]}".encode()).hexdigest()[:32]
 
 
 @functools.cache

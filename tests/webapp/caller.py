@@ -51,6 +51,7 @@ class Someone:
     id: str
     name: str
     token: str
+    renewal: str = ""
 
 
 class Caller:
@@ -85,7 +86,8 @@ class Caller:
         """Somebody new."""
         made = self("POST", "/api/people", None, {"name": name, "password": PASSWORD, **more})
         assert made.status == 201, made
-        return Someone(made.json["person"]["id"], made.json["person"]["name"], made.json["token"])
+        said = made.json
+        return Someone(said["person"]["id"], said["person"]["name"], said["token"], said["renewal"])
 
     def photo(self, who: Someone, caption: str = "", file: bytes = b"") -> str:
         """A photo of theirs; its id."""

@@ -28,11 +28,12 @@ class Page(Struct, Generic[T], frozen=True):
 
 
 class Entered(Struct, frozen=True):
-    """Somebody who came in: their token, and when it ends, in seconds since 1970."""
+    """Somebody who came in: their token, when it ends, in seconds since 1970, and what gets them the next one."""
 
     person: Profile
     token: str
     expires: int
+    renewal: str
 
 
 class Health(Struct, frozen=True):

@@ -35,6 +35,7 @@ _ANYBODY: Final = frozenset(
     {
         "/api/people",
         "/api/session",
+        "/api/session/renewal",
         "/api/site",
         "/api/openapi.json",
         "/api/docs",

@@ -49,7 +49,7 @@ def _complete(operation: dict[str, Any]) -> None:
         operation["security"] = [{}, {"Token": []}]
 
 
-_TOKENLESS: Final = frozenset({"sign_up", "log_in", "health", "ready", "site"})
+_TOKENLESS: Final = frozenset({"sign_up", "log_in", "renew", "health", "ready", "site"})
 _UNREADY: Final = {
     503: {
         "description": "A part is missing",
