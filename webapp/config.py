@@ -235,6 +235,9 @@ class Photos(Struct, frozen=True):
     options: Annotated[dict[str, _Scalar], Meta(description="What that class is to be made with.", examples=["bucket_name"])] = {}
     folder: Annotated[_Folder, Meta(description="Where local storage keeps files.")] = "photos"
     cdn_url: Annotated[_WebUrl, Meta(description="Address in front of the storage; \"\": /media/ of this site.")] = ""
+    connect_seconds: Annotated[float, Meta(ge=0.1, le=60, description="S3: seconds for opening a connection.")] = 2.0
+    answer_seconds: Annotated[float, Meta(ge=0.1, le=60, description="S3: seconds in which an answer must begin, and go on.")] = 8.0
+    attempts: Annotated[int, Meta(ge=1, le=10, description="S3: times that a call is tried in all, before whoever waits for it is told that it failed.")] = 2
     max_bytes: Annotated[int, Meta(ge=1024, le=104_857_600, description="Largest upload, in bytes.")] = 12_582_912
     max_pixels: Annotated[int, Meta(ge=10_000, le=200_000_000, description="Largest picture, in pixels: width times height.")] = 50_000_000
 

@@ -121,7 +121,8 @@ def test_a_connection_that_is_kept_has_its_time_for_each_request(port: int) -> N
             found.sendall(request)
             said = b""
             while not said.endswith(b"\r\n\r\n0"):
-                assert (data := found.recv(4096)), said
+                data = found.recv(4096)
+                assert data, said
                 said += data
             assert said.startswith(b"HTTP/1.1 200 ")
             threading.Event().wait(0.4)
