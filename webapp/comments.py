@@ -65,7 +65,7 @@ def write(photo: int, author: int, text: str, keep: Keep = lambda view: None) ->
         made = Comment(str(comment), card, text, written(comment), True)
         keep(made)
         if to := events.hearers(owner, mentions, author):
-            actor = events.Actor(author, card.name, card.avatar)
+            actor = people.as_actor(card)
             image = thumbnail(key)
             outbox.put(
                 "event", photo, events.about_comment("comment", actor, to, photo, comment, image, text)

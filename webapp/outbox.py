@@ -65,7 +65,10 @@ class Fanout(Struct, frozen=True):
 
 
 class Withdraw(Struct, frozen=True):
-    """Task "withdraw": a photo is gone. It leaves the feeds; then, in the lane `FILES`, its files leave the storage."""
+    """Task "withdraw": a photo is gone. It leaves the feeds; then, in the lane `FILES`, its files leave the storage.
+
+    In the lane `LATER` `photo` is 0: only the files are to be deleted, once their time has come.
+    """
 
     photo: int
     owner: int
@@ -80,19 +83,22 @@ class Clear(Struct, frozen=True):
     image: str
 
 
-def put(kind: Kind, key: int, payload: Mapping[str, Any] | Struct) -> int:
+def put(kind: Kind, key: int, payload: Mapping[str, Any] | Struct, *, lane: int | None = None) -> int:
     """Writes a row on the current shard, in the transaction under way, and wakes the relays when that commits.
 
     key      what is kept in order: the photo's id; for a follow the follower's
+    lane     where to, if not where the others of the kind go
     payload  kind "event": an event of docs/events.md without `id` and `time`; else the task's struct, as `Edge`
 
     Returns the id of the row: the event's id, and its time. Call it last in the transaction, after all other writes.
     Raises RuntimeError outside a transaction.
     """
-    return put_all(kind, key, [payload])[0]
+    return put_all(kind, key, [payload], lane=lane)[0]
 
 
-def put_all(kind: Kind, key: int, payloads: Sequence[Mapping[str, Any] | Struct]) -> list[int]:
+def put_all(
+    kind: Kind, key: int, payloads: Sequence[Mapping[str, Any] | Struct], *, lane: int | None = None
+) -> list[int]:
     """As `put`, for any number of rows of one key in one round trip. Returns their ids, in order."""
     if not connections[shards.current_node().primary].in_atomic_block:
         raise RuntimeError("outbox.put() outside a transaction: the row would stand without its change")
@@ -100,7 +106,8 @@ def put_all(kind: Kind, key: int, payloads: Sequence[Mapping[str, Any] | Struct]
         return []
     texts = [msgspec.json.encode(payload).decode() for payload in payloads]
     with shards.write_cursor() as cursor:
-        cursor.execute(_PUT, (_LOCKS, _spread(key) >> 33, lane_of(kind, key), kind, texts))
+        place = lane_of(kind, key) if lane is None else lane
+        cursor.execute(_PUT, (_LOCKS, _spread(key) >> 33, place, kind, texts))
         rows = cursor.fetchall()
     announce(kind)
     return [int(number) for (number,) in rows]

@@ -14,6 +14,8 @@ from webapp import config
 
 MEDIA: Final = "/media/"
 """Where this site serves local files."""
+PORTRAITS: Final = "/portraits/"
+"""Where this site leads from a person's id to the picture that they have now."""
 CACHE_CONTROL: Final = "public, max-age=31536000, immutable"
 """A picture never changes under its name (RFC 8246)."""
 NAME: Final = re.compile(r"[ap]/[0-9a-f]{2}/[0-9a-f]{38}(-(square|display))?\.jpg")
@@ -98,6 +100,13 @@ def display(key: str) -> str:
 def avatar(key: str) -> str:
     """The name of a person's picture."""
     return f"{key}.jpg"
+
+
+def portrait_url(person: int | str) -> str:
+    """An address of a person's picture that stays right when they take another."""
+    from django.conf import settings
+
+    return f"{settings.CONFIG.site.url}{PORTRAITS}{person}"
 
 
 def delete(name: str) -> None:

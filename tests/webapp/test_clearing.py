@@ -106,9 +106,9 @@ def test_the_rest_follows_in_slices(
     written: list[int] = []
     put = outbox.put_all
 
-    def counted(kind: outbox.Kind, key: int, payloads: Any) -> list[int]:
+    def counted(kind: outbox.Kind, key: int, payloads: Any, **more: Any) -> list[int]:
         written.append(len(payloads))
-        return put(kind, key, payloads)
+        return put(kind, key, payloads, **more)
 
     monkeypatch.setattr(outbox, "put_all", counted)
     photo = loved(api, ana, 35, 25)

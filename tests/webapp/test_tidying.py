@@ -113,7 +113,7 @@ def test_an_outage_can_wait(
         during.setattr(tidying, "_LOOK", "SELECT '{schema}' WHERE 1 / 0 = %(before)s")
         with caplog.at_level(logging.WARNING):
             tidy()
-    assert "old answers stay for now: division by zero" in caplog.text
+    assert "what is over stays for now: division by zero" in caplog.text
     clock.now += EVERY
     tidy()
     assert left() == {}
