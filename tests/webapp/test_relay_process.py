@@ -331,11 +331,13 @@ def test_it_ends_when_it_is_told(db: Stack, number: int) -> None:
 
 def test_it_ends_even_if_postgresql_does_not_answer(db: Stack) -> None:
     with relays() as one:
-        until(lambda: backends(db))
-        (backend,) = backends(db)
-        os.kill(backend, signal.SIGSTOP)
+        until(lambda: len(backends(db)) == 2)  # one to claim with, one for what it does
+        stopped = backends(db)
+        for backend in stopped:
+            os.kill(backend, signal.SIGSTOP)
         try:
             time.sleep(1.2)  # longer than its poll: it has asked, and hangs
             assert one.stop() == 0
         finally:
-            os.kill(backend, signal.SIGCONT)
+            for backend in stopped:
+                os.kill(backend, signal.SIGCONT)
