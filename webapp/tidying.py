@@ -11,7 +11,7 @@ from django.db import Error, close_old_connections
 
 from webapp import idempotency
 from webapp.outbox import FILES, LATER
-from webapp.shards import each_node, first_id_at
+from webapp.shards import ScatterNode, each_node, first_id_at
 
 EVERY: Final = 60.0
 """Seconds between two looks."""
@@ -55,33 +55,32 @@ class Tidying:
         self._next = 0.0
 
     def __call__(self) -> None:
-        """Looks if it is time to. Raises no outage: what is old can wait."""
+        """Looks if it is time to. Raises no outage: what is over can wait."""
         if self._clock() < self._next:
             return
-        try:
-            more = self._tidy()
-        except Error as outage:
-            close_old_connections()
-            _log.warning("what is over stays for now: %s", outage)
-            more = False
+        until, more = self._clock() + BUDGET, False
+        for node in each_node(primary=True):
+            try:
+                more = self._tidy(node, until) or more
+            except Error as outage:
+                close_old_connections()
+                _log.warning("what is over stays for now on node %d: %s", node.place.number, outage)
         # Much to do is done in many small steps, between which events are moved.
         self._next = self._clock() + (0.0 if more else EVERY)
 
-    def _tidy(self) -> bool:
-        """One step; whether there is more to do."""
-        now = self._now()
+    def _tidy(self, node: ScatterNode, until: float) -> bool:
+        """One step on a node; whether there is more to do."""
+        now, more = self._now(), False
         values = {
             "before": idempotency.horizon(now), "shown": first_id_at(int(now) - FILES_HOURS * 3_600_000),
             "most": AT_ONCE, "later": LATER, "files": FILES,
         }  # fmt: skip
-        until, more = self._clock() + BUDGET, False
-        for node in each_node(primary=True):
-            with node.cursor() as cursor:
-                cursor.execute(node.union_all(_LOOK), values)
-                for (name,) in cursor.fetchall():
-                    if self._clock() >= until:
-                        return True
-                    for query in (_OLD, _DUE):
-                        cursor.execute(query.replace("{schema}", name), values)
-                        more = more or cursor.rowcount >= AT_ONCE
+        with node.cursor() as cursor:
+            cursor.execute(node.union_all(_LOOK), values)
+            for (name,) in cursor.fetchall():
+                if self._clock() >= until:
+                    return True
+                for query in (_OLD, _DUE):
+                    cursor.execute(query.replace("{schema}", name), values)
+                    more = more or cursor.rowcount >= AT_ONCE
         return more

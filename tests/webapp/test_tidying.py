@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from django.db import OperationalError
 
 from tests.webapp.stack import Stack
 from webapp import tidying
 from webapp.idempotency import HOURS
 from webapp.models import Answered
-from webapp.shards import all_shards, first_id_at, shard
+from webapp.shards import ScatterNode, all_shards, each_node, first_id_at, shard
 from webapp.tidying import BUDGET, EVERY, Tidying
 
 NOW = time.time() * 1000
@@ -113,7 +115,25 @@ def test_an_outage_can_wait(
         during.setattr(tidying, "_LOOK", "SELECT '{schema}' WHERE 1 / 0 = %(before)s")
         with caplog.at_level(logging.WARNING):
             tidy()
-    assert "what is over stays for now: division by zero" in caplog.text
+    assert "what is over stays for now on node 0: division by zero" in caplog.text
     clock.now += EVERY
     tidy()
     assert left() == {}
+
+
+def test_a_node_that_is_away_keeps_no_other_from_it(
+    db: Stack, tidy: Tidying, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered(0, OLD - 1)
+    (node,) = each_node(primary=True)
+
+    class Away(ScatterNode):
+        def cursor(self) -> Any:
+            raise OperationalError("away")
+
+    monkeypatch.setattr(tidying, "each_node", lambda *, primary: [Away(*node), node])
+    tidy()
+    assert left() == {}
+    answered(0, OLD - 1)
+    tidy()
+    assert left() == {0: [OLD - 1]}, "for the one that is away nobody comes back before the minute is over"
