@@ -92,7 +92,10 @@ class EventLog(Protocol):
         """Take over what is pending since idle_ms, from `after` ("" = the first). Raises GroupLost."""
 
     def handover(self, batch: Batch, want: int) -> Awaitable[Handed]:
-        """Apply a batch, acknowledge what it completes, read `want` more entries. Raises GroupLost."""
+        """Apply a batch, acknowledge what it completes, read `want` more entries. Raises GroupLost.
+
+        This process's own sockets are told by it, on the way of the bus: bells from both may overtake each other.
+        """
 
     def read(self, want: int) -> Awaitable[tuple[Entry, ...]]:
         """Read entries without handing any over. Raises GroupLost."""
@@ -164,8 +167,10 @@ class Bus(Protocol):
         bells: Callable[[list[Bell]], None],
         subscribed: Callable[[int], None],
         revoked: Callable[[str], None],
+        missed: Callable[[Iterable[str]], None],
     ) -> None:
-        """Call `bells` for each message, `subscribed(shard)` after each (re)subscription, `revoked(user)`."""
+        """Call `bells` for each message, `subscribed(shard)` after each (re)subscription, `revoked(user)`, and
+        `missed(users)` when bells of these people may have been lost."""
 
 
 # --- Phones --------------------------------------------------------------------------------------------------

@@ -170,14 +170,36 @@ class World(RuleBasedStateMachine):
         self.sent: list[bytes] = []
         self.faults: list[str] = []
         self.mute = 0
-        hear: Callable[[Any], None] = self.bus.hear
-        self.bus.hear = lambda bells: self.heard(bells, hear)  # type: ignore[method-assign]
+        # Bells come in on two lines, off the bus and with answers to handovers: either overtakes the other.
+        self.lines: dict[str, list[Any]] = {"hear": [], "told": []}
+        self.slow: set[str] = set()
+        for line in self.lines:
+            setattr(self.bus, line, self.heard(line, getattr(self.bus, line)))
 
-    def heard(self, bells: Any, hear: Callable[[Any], None]) -> None:
-        if self.mute:
-            self.mute -= 1
-        else:
-            hear(bells)
+    def heard(self, line: str, hear: Callable[[Any], None]) -> Callable[[Any], None]:
+        def heard(bells: Any) -> None:
+            if self.mute:
+                self.mute -= 1
+                if line == "told":
+                    self.bus.missed({bell.user for bell in bells})
+                return
+            self.lines[line].append(lambda: hear(bells))
+            self.flow(line)
+
+        return heard
+
+    def flow(self, line: str) -> None:
+        while self.lines[line] and line not in self.slow:
+            self.lines[line].pop(0)()
+
+    @rule(line=st.sampled_from(["hear", "told"]))
+    def hold_up(self, line: str) -> None:
+        self.slow.add(line)
+
+    @rule(line=st.sampled_from(["hear", "told"]))
+    def let_go(self, line: str) -> None:
+        self.slow.discard(line)
+        self.flow(line)
 
     def append(self, event: bytes) -> None:
         self.server.append(keys.FRONT_DOOR, b"event", event)
@@ -252,12 +274,14 @@ class World(RuleBasedStateMachine):
     @rule()
     def resubscribe(self) -> None:
         self.bus.stop()
+        self.lines["hear"].clear()
         self.bus.start()
 
     @rule(lost=st.integers(0, 6))
     def restart(self, lost: int) -> None:
         self.server.restart(lost)
         self.fanout.drop()
+        self.lines["hear"].clear()
         self.bus.start()
 
     @rule(seconds=st.sampled_from([0.001, 0.02, 1.0, 4.0]))
@@ -269,6 +293,8 @@ class World(RuleBasedStateMachine):
     def settle(self) -> None:
         """Nothing goes wrong any more: one sweep later every client shows exactly the inbox."""
         self.mute = 0
+        for line in self.lines:
+            self.let_go(line)
         for _ in range(12):
             for app in self.apps:
                 if app.socket is None:  # also after a close 4002: resumed

@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
 from notifier.core.inbox import Bell, Join, Joined, Standing, salvage_bells
-from notifier.core.session import LIVE, REVOKED, Session
+from notifier.core.session import JOINING, LIVE, REVOKED, Session
 from notifier.edge.hub import CALM_LOOK, MARK_DELAY, REJOINS, Hub
 from notifier.edge.memory import MemoryBus, MemoryInbox
 from notifier.edge.memory_state import ItemError, Lasting, MemoryServer
@@ -322,6 +322,31 @@ def append(house: House, *users: str, seq: int = 1, accepted: int = 0) -> list[B
 
 def bell(user: str, seq: int, record: str = "", birth: int = 0, run: str = "") -> Bell:
     return Bell(user, birth, run, seq, 0, 1, 0, record or f'1n0 5 g n{seq} "id":"n{seq}","kind":"like"')
+
+
+def test_whose_bells_were_lost_with_an_answer_look_for_themselves() -> None:
+    house = House(sweep=False)
+    ana, again, bo = house.enter("ana", "ana", "bo")
+    joins = len(house.inbox.joins)
+    house.bus.missed({"ana", "nobody"})
+    assert (ana.session.state, bo.session.state) == (JOINING, LIVE)
+    house.pass_by(0.1)
+    assert len(house.inbox.joins) == joins + 2
+    assert {each.session.state for each in (ana, again, bo)} == {LIVE}
+
+
+def test_a_join_under_way_when_bells_were_lost_is_followed_by_another() -> None:
+    """Its answer may be older than what was lost."""
+    house = House(sweep=False)
+    house.inbox.slow = {"join"}
+    (ana,) = house.enter("ana")
+    house.bus.missed({"ana"})
+    house.inbox.answer("join")
+    house.pass_by(0.1)
+    assert (ana.session.state, ana.session.joins) == (JOINING, 2)
+    house.inbox.answer("join")
+    house.pass_by(0.1)
+    assert ana.session.state == LIVE
 
 
 def test_no_more_history_is_read_for_a_line_that_is_not_calm() -> None:
