@@ -94,7 +94,8 @@ class EventLog(Protocol):
     def handover(self, batch: Batch, want: int) -> Awaitable[Handed]:
         """Apply a batch, acknowledge what it completes, read `want` more entries. Raises GroupLost.
 
-        This process's own sockets are told by it, on the way of the bus: bells from both may overtake each other.
+        The bells of this process's own people come with the answer, to whoever listens to the Bus. Those that come off
+        the bus may overtake them, and the other way round.
         """
 
     def read(self, want: int) -> Awaitable[tuple[Entry, ...]]:
@@ -158,7 +159,8 @@ class Inbox(Protocol):
 
 
 class Bus(Protocol):
-    """Hears the bells of this process. It may lose some: the sessions notice. `heard`: shards it listens to now."""
+    """Hears the bells of this process, and is told those that come with the answer to a handover (EventLog). It may
+    lose some: the sessions notice. `heard`: shards it listens to now."""
 
     heard: set[int]
 

@@ -192,6 +192,17 @@ class World(RuleBasedStateMachine):
         while self.lines[line] and line not in self.slow:
             self.lines[line].pop(0)()
 
+    @rule(first=st.sampled_from(["hear", "told"]), app=st.integers(0, 1))
+    def overtake(self, first: str, app: int) -> None:
+        """A row and a mark that follows it are told the other way round, or two rows with what lies between."""
+        self.hold_up(first)
+        self.event("b", "like", 0, True)
+        self.read_all(app)
+        self.event("b", "like", 0, True)
+        self.time(0.02)
+        self.let_go("hear" if first == "told" else "told")
+        self.let_go(first)
+
     @rule(line=st.sampled_from(["hear", "told"]))
     def hold_up(self, line: str) -> None:
         self.slow.add(line)
@@ -208,8 +219,9 @@ class World(RuleBasedStateMachine):
         actor=st.sampled_from("ab"),
         kind=st.sampled_from(["like", "like", "like", "unlike"]),
         age=st.integers(0, 2),
+        soon=st.sampled_from([True, True, False]),
     )
-    def event(self, actor: str, kind: str, age: int) -> None:
+    def event(self, actor: str, kind: str, age: int, soon: bool) -> None:
         when = self.server.now - age
         stamp = f"2027-01-15T08:00:{when // 1000 % 60:02}.{when % 1000:03}Z"
         event = {
@@ -221,6 +233,8 @@ class World(RuleBasedStateMachine):
         }
         self.sent.append(msgspec.json.encode(event))
         self.append(self.sent[-1])
+        if soon:
+            self.handover()
 
     @rule(which=st.integers(0, 50))
     def repeat(self, which: int) -> None:
@@ -232,10 +246,12 @@ class World(RuleBasedStateMachine):
         for _ in range(4):
             now(self.fanout.once())
 
-    @rule(app=st.integers(0, 1))
-    def connect(self, app: int) -> None:
+    @rule(app=st.integers(0, 1), soon=st.booleans())
+    def connect(self, app: int, soon: bool) -> None:
         self.apps[app].drop()
         self.apps[app].connect()
+        while soon and self.inbox.waiting:
+            self.answer(0)
 
     @rule(app=st.integers(0, 1))
     def disconnect(self, app: int) -> None:

@@ -152,12 +152,12 @@ class RedisLog:
         )  # fmt: skip
         try:
             answer = await self.calls.run(self.scripts.handover, self._keys, args)
+            status, failures, fresh, duplicates, bells = answer
+            if bells:
+                self.ears.hear(bells)
         except Exception:  # whatever it is: nobody will say again what was written down
             self.ears.missed(batch.users)
             raise
-        status, failures, fresh, duplicates, bells = answer
-        if bells:
-            self.ears.hear(bells)
         _check(status)
         return Handed(
             tuple((at, error.decode("utf-8", "replace")) for at, error in failures),
