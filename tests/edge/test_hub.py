@@ -359,7 +359,7 @@ def fanout(house: House) -> Fanout:
         house.server, Rules(), keys.FRONT_DOOR, keys.tag(0), "p", lambda *_: fail(Unavailable(""))
     )
     backlog = Backlog(Intake(("like",), 86_400_000, 300_000, 16_384, 1_000), keys.tag(0), 1)
-    return Fanout(log, backlog, Metrics(), house.clock.seconds, str, 15.0)
+    return Fanout(log, backlog, Metrics(), house.clock.seconds, lambda line: None, 15.0)
 
 
 @pytest.mark.parametrize("joins", ["before", "during", "again"])
