@@ -1,4 +1,4 @@
-"""A client of notifier for asyncio: one person's inbox, kept current over a WebSocket that is made again."""
+"""A client of notifier for asyncio: one person's inbox, kept current over a connection that is made again."""
 
 from notifier_client.backoff import Backoff
 from notifier_client.client import Client, State
