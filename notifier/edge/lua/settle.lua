@@ -11,31 +11,69 @@ local stream, group, lane = KEYS[1], ARGV[2], ARGV[3]
 local settlements = cmsgpack.unpack(ARGV[9])
 local KINDS = {d = 3, l = 5, f = 6, s = 3, b = 4}
 for at, one in ipairs(settlements) do
-  assert(#one == 6 and string.match(one[1], '^%d+%-%d+$') and type(one[6]) == 'table', 'settle: bad entry ' .. at)
+  assert(#one == 6, 'settle: bad entry ' .. at)
   for _, result in ipairs(one[6]) do
-    assert(KINDS[result[1]] == #result, 'settle: bad result of entry ' .. at)
+    assert(KINDS[result[1]] == #result, 'settle: bad result of an entry')
   end
 end
 local DUE, LATER, DEVICES = 'due:' .. tag, 'later:' .. tag, 'dev:' .. tag .. ':'
 local forgotten, work = {}, tonumber(ARGV[8])
 assert(work, 'settle: bad arguments')
 
-local function is_pending(id)
+-- Pending ones: all of the batch by one look at the stretch of the list that they come from. Who is not found there is
+-- asked for alone: others may hold much in between, and a batch need not be in order.
+local pending, acknowledged = {}, {}
+local function find_pending()
+  local first, last = settlements[1], settlements[#settlements]
+  local found = redis.pcall('XPENDING', stream, group, first[1], last[1], 2 * #settlements)
+  for _, one in ipairs(found.err and {} or found) do pending[one[1]] = true end
+end
+
+local function is_pending(id, arrived)
+  if pending[id] ~= nil then return pending[id] end
   local found = redis.pcall('XPENDING', stream, group, id, id, 1)
   if not found.err then return #found > 0 end
-  -- the group is gone: the entry will come again
-  if string.find(found.err, 'NOGROUP', 1, true) then return false end
-  error(found)
+  if not string.find(found.err, 'NOGROUP', 1, true) then error(found) end
+  -- The group is gone: the entry comes again, and is decided anew. What has rung a phone must not, if nobody has settled it.
+  return arrived and #call('XRANGE', stream, id, id) > 0
 end
 
 local function member(user, nid, device) return 'r:' .. user .. ':' .. nid .. ':' .. device end
 
+-- What stands in `later`, by member: of all that has arrived it is fetched at once, for it is nearly always nothing.
+local waiting, none_waits = {}, false
+local function find_waiting()
+  none_waits = call('HLEN', LATER) == 0
+  if none_waits then return end
+  local names = {}
+  for _, one in ipairs(settlements) do
+    for _, result in ipairs(one[6]) do
+      if result[1] == 'd' then names[#names + 1] = member(one[2], one[3], result[2]) end
+    end
+  end
+  if #names == 0 then return end
+  local found, none = call('HMGET', LATER, unpack(names)), true
+  for at, value in ipairs(found) do
+    waiting[names[at]] = value
+    none = none and not value
+  end
+  none_waits = none
+end
+
+local function waits(name)
+  if waiting[name] == nil then waiting[name] = call('HGET', LATER, name) end
+  return waiting[name]
+end
+
 -- A retry that somebody else has planned for what has arrived by now.
 local function delivered(user, nid, device, seq)
+  if none_waits then return end
   local name = member(user, nid, device)
-  local waiting = call('HGET', LATER, name)
-  local _, for_seq = waiting_of(waiting or '')
+  local value = waits(name)
+  if not value then return end
+  local _, for_seq = waiting_of(value)
   if for_seq and for_seq <= seq then
+    waiting[name] = nil
     call('ZREM', DUE, name)
     call('HDEL', LATER, name)
   end
@@ -45,13 +83,14 @@ end
 local function later(user, nid, device, seq, at, rest)
   work = work - 2
   local name = member(user, nid, device)
-  local waiting = call('HGET', LATER, name)
-  local _, for_seq = waiting_of(waiting or '')
-  if waiting and (is_foreign(waiting) or (for_seq or 0) > seq) then
+  local value = waits(name)
+  local _, for_seq = waiting_of(value or '')
+  if value and (is_foreign(value) or (for_seq or 0) > seq) then
     -- a newer change of the row waits already, or a newer process has it: that will say all there is to say
     if call('ZSCORE', DUE, name) then return end
     at = now
   else
+    none_waits, waiting[name] = false, nil
     call('HSET', LATER, name, waiting_text(lane, int(seq), rest))
   end
   call('ZADD', DUE, int(at), name)
@@ -104,14 +143,14 @@ end
 
 local function settle(id, user, nid, read_under, text, results)
   work = work - 3 - #results
-  local pending, arrived, going = is_pending(id), false, {}
+  local arrived, going = false, {}
   for _, result in ipairs(results) do
     if result[1] == 'd' then
       delivered(user, nid, result[2], result[3])
       arrived = true
     end
   end
-  if not pending then return 'gone' end
+  if not is_pending(id, arrived) then return 'gone' end
   -- What was read under another run may have been lost with it: decide anew. What has arrived has arrived.
   if read_under ~= run and read_under ~= '' and not arrived then return 'again' end
   for _, result in ipairs(results) do
@@ -123,16 +162,32 @@ local function settle(id, user, nid, read_under, text, results)
     elseif kind == 'b' then bury(id, user, nid, text, device, a, b) end
   end
   remove(user, going)
-  if call('XACK', stream, group, id) == 1 then call('XDEL', stream, id) end
+  pending[id] = false
+  acknowledged[#acknowledged + 1] = id
   return 'done'
 end
 
+-- All at once, behind all that is written: after an error in between it comes again, and is written once more.
+local function acknowledge(states)
+  if #acknowledged == 0 then return end
+  local ok, fault = pcall(call, 'XACK', stream, group, unpack(acknowledged))
+  -- What is left standing by an error here is nobody's any more; tidy.lua finds it.
+  if ok then return pcall(call, 'XDEL', stream, unpack(acknowledged)) end
+  for at, state in ipairs(states) do
+    if state == 'done' then states[at] = reason(fault) end
+  end
+end
+
+-- What fails here fails once more for whom it concerns, and for nobody else.
+pcall(find_pending)
+pcall(find_waiting)
 local states = {}
 for at, one in ipairs(settlements) do
   local ok, result = pcall(settle, unpack(one))
   states[at] = ok and result or reason(result)
   if work < 0 then break end
 end
+acknowledge(states)
 -- What is settled is told in any case: the next call trims too.
 pcall(function()
   for key, ms in pairs(trims) do call('XTRIM', key, 'MINID', '~', int(now - tonumber(ms))) end
