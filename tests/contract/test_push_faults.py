@@ -244,6 +244,7 @@ async def test_an_error_anywhere_leaves_what_a_repeat_completes(fragile: Fragile
 
 
 async def test_what_cannot_be_acknowledged_is_told_and_settled_once_more(fragile: Fragile) -> None:
+    fragile.scripts = Scripts()
     await enlist(fragile, U, [FINE])
     await Reader(fragile).deliver(event("comment", to=U))
     log: Any = fragile.pushes(APNS)
@@ -251,7 +252,6 @@ async def test_what_cannot_be_acknowledged_is_told_and_settled_once_more(fragile
     look = await log.look((await log.read(10)).entries)
     (found,) = look.found
     done = Judged(found.entry.delivery(FINE, found.row.seq), Verdict("done"))
-    fragile.scripts = Scripts()
     fragile.scripts.settle = load_script(
         "settle", lambda text: text.replace("pcall(call, 'XACK'", "pcall(error, {err = 'no'}) --")
     )
