@@ -109,11 +109,12 @@ class RedisPushes:
         now, run = 0, b""
         while not found or len(found) < len(entries):
             part = entries[len(found) :]
-            flat = [x for one in part for x in (one.user, one.notification, one.device or ALL)]
-            args = (self.tagged, str(self.lane), LOOK_BYTES, LOOK_WORK, _encode(flat))
+            asked = [x for one in part for x in (one.user, one.notification, one.device or ALL)]
+            args = (self.tagged, str(self.lane), LOOK_BYTES, LOOK_WORK, _encode(asked))
             key = keys.inbox(part[0].user, self.rules.shards)
-            now, ran, people, answers = await self.calls.run(self.scripts.look, (key,), args)
+            now, ran, people, flat = await self.calls.run(self.scripts.look, (key,), args)
             run = run or ran  # the oldest one counts: what was read under it may be gone
+            answers = [flat[at : at + 4] for at in range(0, len(flat), 4)]
             found += [_looked(one, answer, people) for one, answer in zip(part, answers, strict=False)]
         ids = {one for _, _, devices, damaged in found for one in (*(x.id for x in devices), *damaged)}
         owners = dict(zip(ids, await self.steps.owners(list(ids)), strict=True))
