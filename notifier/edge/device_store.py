@@ -248,7 +248,9 @@ def read_devices(flat: Sequence[bytes]) -> tuple[list[Device], list[str]]:
             continue
         if device is not None:
             found.append(device)
-    return sorted(found, key=lambda one: (one.registered, one.id)), damaged
+    if len(found) > 1:
+        found.sort(key=lambda one: (one.registered, one.id))
+    return found, damaged
 
 
 def readable(devices: Iterable[Device]) -> list[Device]:

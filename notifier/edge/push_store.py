@@ -10,7 +10,6 @@ from twisted.logger import Logger
 
 from notifier.core import keys
 from notifier.core.lanes import ALL, Lane, PushEntry, Row, parse
-from notifier.core.model import Device
 from notifier.edge.device_store import Listed, RedisSteps, read_devices, readable
 from notifier.edge.logs import Every
 from notifier.edge.redis import Connection, ReplyError
@@ -105,7 +104,7 @@ class RedisPushes:
 
     async def look(self, entries: Sequence[PushEntry]) -> Look:
         """What stands behind entries; in order, all of them."""
-        found: list[tuple[PushEntry, Row, list[Device], list[str]]] = []
+        found: list[Looked] = []
         now, run = 0, b""
         while not found or len(found) < len(entries):
             part = entries[len(found) :]
@@ -116,9 +115,9 @@ class RedisPushes:
             run = run or ran  # the oldest one counts: what was read under it may be gone
             answers = [flat[at : at + 4] for at in range(0, len(flat), 4)]
             found += [_looked(one, answer, people) for one, answer in zip(part, answers, strict=False)]
-        ids = {one for _, _, devices, damaged in found for one in (*(x.id for x in devices), *damaged)}
-        owners = dict(zip(ids, await self.steps.owners(list(ids)), strict=True))
-        return Look(now, run.decode(), tuple(_whose(*one, owners) for one in found))
+        ids = list({one for listed in found for one in _ids(listed)})
+        owners = dict(zip(ids, await self.steps.owners(ids), strict=True))
+        return Look(now, run.decode(), tuple(_whose(one, owners) for one in found))
 
     async def settle(self, settlements: Sequence[Settlement]) -> PushesSettled:
         """Write down what became of entries and acknowledge them."""
@@ -134,7 +133,7 @@ class RedisPushes:
                 one.entry.user,
                 one.entry.notification,
                 one.run,
-                one.entry.as_text(),
+                one.entry.as_text() if _is_buried(one) else "",
                 _results(one),
             ]
             for one in part
@@ -237,7 +236,7 @@ def _pushes(entries: Sequence[Any], lost: Sequence[bytes], after: str) -> Pushes
     found: list[PushEntry] = []
     broken: list[tuple[str, bytes]] = []
     for entry, fields in entries:
-        raw = dict(zip(fields[::2], fields[1::2], strict=True)).get(b"push", b"")
+        raw = fields[1] if fields[0] == b"push" else _field(fields, b"push")
         try:
             read = parse(entry.decode(), raw.decode())
         except ValueError:
@@ -249,25 +248,39 @@ def _pushes(entries: Sequence[Any], lost: Sequence[bytes], after: str) -> Pushes
     return PushesRead(tuple(found), tuple(broken), tuple(entry.decode() for entry in lost), after, newer)
 
 
-def _looked(entry: PushEntry, answer: Any, people: Any) -> tuple[PushEntry, Row, list[Device], list[str]]:
+def _field(fields: Sequence[bytes], name: bytes) -> bytes:
+    return dict(zip(fields[::2], fields[1::2], strict=True)).get(name, b"")
+
+
+def _looked(entry: PushEntry, answer: Any, people: Any) -> Looked:
+    """With all devices that the person is listed with, and that are meant."""
     standing, seq, record, number = answer
     if standing == b"broken":
-        return entry, Row("broken", record=record.decode("utf-8", "replace")), [], []
-    birth, run, unread, flat = people[number - 1]
+        return Looked(entry, Row("broken", record=record.decode("utf-8", "replace")))
     if standing != b"row":
-        return entry, Row(standing.decode(), seq), [], []
+        return Looked(entry, Row(standing.decode(), seq))
+    birth, run, unread, flat = people[number - 1]
     try:
         row = Row("row", seq, f"{birth.decode()}.{run.decode()}", record.decode(), unread)
     except UnicodeDecodeError as error:
-        return entry, Row("broken", record=f"the row in the inbox: {error}"), [], []
+        return Looked(entry, Row("broken", record=f"the row in the inbox: {error}"))
     devices, damaged = read_devices(flat)
-    meant = [one for one in devices if entry.device in ("", one.id)]
-    return entry, row, meant, [one for one in damaged if entry.device in ("", one)]
+    if entry.device:
+        devices = [one for one in devices if one.id == entry.device]
+        damaged = [one for one in damaged if one == entry.device]
+    return Looked(entry, row, tuple(devices), damaged=tuple(damaged))
 
 
-def _whose(
-    entry: PushEntry, row: Row, devices: list[Device], damaged: list[str], owners: Mapping[str, str]
-) -> Looked:
+def _ids(listed: Looked) -> Sequence[str]:
+    """Of all devices in it."""
+    return [*(one.id for one in listed.devices), *listed.damaged]
+
+
+def _whose(listed: Looked, owners: Mapping[str, str]) -> Looked:
+    """Parted by whose they are, and by whether we can read them."""
+    entry, row, devices, damaged = listed.entry, listed.row, listed.devices, listed.damaged
+    if not damaged and all(owners[one.id] == entry.user and one.token for one in devices):
+        return listed  # nearly always
     # Of nobody's it is not known that it is not another's: its app will say so when it is next started.
     own = [one for one in devices if owners[one.id] == entry.user]
     strangers = tuple(one for one in devices if owners[one.id] not in (entry.user, ""))
@@ -288,6 +301,11 @@ def _parts(settlements: Sequence[Settlement]) -> list[list[Settlement]]:
         parts[-1].append(one)
         size += own
     return parts
+
+
+def _is_buried(one: Settlement) -> bool:
+    """Only a dead letter quotes its entry."""
+    return bool(one.buried) or any(judged.verdict.kind == "bury" for judged in one.results)
 
 
 def _results(one: Settlement) -> list[list[Any]]:

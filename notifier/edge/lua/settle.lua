@@ -1,6 +1,7 @@
 -- settle: what became of push entries. KEYS: the lane's stream. ARGV: tag, group, lane, dead letters kept per reason,
 -- dead letters kept ms, dead tokens kept, dead tokens kept ms, work at most, settlements (msgpack):
--- {entry id, user, notification, run ("" = no row was read), text or n = argument 9 + n (bytes), results}; a result is {kind, device, ...}:
+-- {entry id, user, notification, run ("" = no row was read), what a dead letter quotes: text, or n = argument 9 + n, results};
+-- a result is {kind, device, ...}:
 --   d, device, seq: delivered, for the row of this seq    l, device, seq, at, "<deadline> <tries> <free> <doubts>": later
 --   f, device, before, reason, seq, "<deadline> <tries> <free> <doubts>": forgotten if registered before, else tried again
 --   s, device, before: taken off the list if registered before, another's now
