@@ -188,7 +188,7 @@ class Budget:
     def first(self, count: int = 1) -> None:
         """So many first tries are made."""
         left = self._left + count * self._share
-        self._left = left if left < self._most else self._most
+        self._left = min(self._most, left)
 
     def retry(self, now: float) -> bool:
         """Take one retry; False: not now."""

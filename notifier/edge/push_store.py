@@ -115,7 +115,9 @@ class RedisPushes:
             run = run or ran  # the oldest one counts: what was read under it may be gone
             answers = [flat[at : at + 4] for at in range(0, len(flat), 4)]
             found += [_looked(one, answer, people) for one, answer in zip(part, answers, strict=False)]
-        ids = list({one for listed in found for one in _ids(listed)})
+        ids = list(
+            {one.id for x in found for one in x.devices}.union(*(x.damaged for x in found if x.damaged))
+        )
         owners = dict(zip(ids, await self.steps.owners(ids), strict=True))
         return Look(now, run.decode(), tuple(_whose(one, owners) for one in found))
 
@@ -138,7 +140,8 @@ class RedisPushes:
             ]
             for one in part
         ]
-        return [state.decode("utf-8", "replace") for state in await self._run_settle(packed)]
+        states = await self._run_settle(packed)
+        return ["done" if state == b"done" else state.decode("utf-8", "replace") for state in states]
 
     async def bury(self, broken: Sequence[tuple[str, bytes]]) -> None:
         """To the dead letters with entries that nobody can read."""
@@ -271,11 +274,6 @@ def _looked(entry: PushEntry, answer: Any, people: Any) -> Looked:
     return Looked(entry, row, tuple(devices), damaged=tuple(damaged))
 
 
-def _ids(listed: Looked) -> Sequence[str]:
-    """Of all devices in it."""
-    return [*(one.id for one in listed.devices), *listed.damaged]
-
-
 def _whose(listed: Looked, owners: Mapping[str, str]) -> Looked:
     """Parted by whose they are, and by whether we can read them."""
     entry, row, devices, damaged = listed.entry, listed.row, listed.devices, listed.damaged
@@ -310,7 +308,8 @@ def _is_buried(one: Settlement) -> bool:
 
 def _results(one: Settlement) -> list[list[Any]]:
     found: list[list[Any]] = [_result(judged) for judged in one.results]
-    found += [["s", stranger.id, stranger.registered + 1] for stranger in one.strangers]
+    if one.strangers:
+        found += [["s", stranger.id, stranger.registered + 1] for stranger in one.strangers]
     if one.buried:
         found.append(["b", ALL, one.buried, one.detail])
     return found

@@ -44,7 +44,7 @@ local function member(user, nid, device) return 'r:' .. user .. ':' .. nid .. ':
 -- What stands in `later`, by member: of all that has arrived it is fetched at once, for it is nearly always nothing.
 local waiting, none_waits = {}, false
 local function find_waiting()
-  none_waits = call('HLEN', LATER) == 0
+  none_waits = call('EXISTS', LATER) == 0
   if none_waits then return end
   local names = {}
   for _, one in ipairs(settlements) do
