@@ -50,6 +50,8 @@ NEWER: Final = 60_000  # ms until another process may have come by that is new e
 _KINDS: Final[tuple[OutcomeKind, ...]] = get_args(OutcomeKind)
 BREAKER: Final = {"closed": 0, "half_open": 1, "open": 2}
 
+_PLAIN: Final = Style()
+
 Report = Callable[[str], None]
 Chance = Callable[[], float]
 
@@ -65,16 +67,14 @@ class Looks(Struct, frozen=True):
     languages: Mapping[str, Language] = msgspec.field(default_factory=lambda: LANGUAGES)
 
 
-class _Plan:
+class _Plan(Struct):
     """What is to become of one entry: `results` are known already, `asked` is still to be sent."""
 
-    __slots__ = ("asked", "buried", "detail", "looked", "results")
-
-    def __init__(self, looked: Looked) -> None:
-        self.looked = looked
-        self.results: list[Judged] = []
-        self.asked: list[PushRequest] = []
-        self.buried = self.detail = ""
+    looked: Looked
+    results: list[Judged] = []
+    asked: list[PushRequest] = []
+    buried: str = ""
+    detail: str = ""
 
     def settlement(self, run: str) -> Unsettled:
         looked = self.looked
@@ -374,7 +374,7 @@ class Sender:
         return notification(inbox.parse(row.record), row.epoch, row.seq)
 
     def _compose(self, told: Notification, looked: Looked, locale: str) -> Push:
-        style = self.looks.styles.get(told.kind, Style())
+        style = self.looks.styles.get(told.kind, _PLAIN)
         words = language(locale, self.looks.languages)
         return compose(told, style, words, looked.row.unread, looked.entry.deadline)
 
