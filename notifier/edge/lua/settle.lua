@@ -10,13 +10,6 @@
 -- for the rest; and behind them {user, device, registered} of devices that went. Work is counted in calls and devices.
 local stream, group, lane = KEYS[1], ARGV[2], ARGV[3]
 local settlements = cmsgpack.unpack(ARGV[9])
-local KINDS = {d = 3, l = 5, f = 6, s = 3, b = 4}
-for at, one in ipairs(settlements) do
-  assert(#one == 6, 'settle: bad entry ' .. at)
-  for _, result in ipairs(one[6]) do
-    assert(KINDS[result[1]] == #result, 'settle: bad result of an entry')
-  end
-end
 local DUE, LATER, DEVICES = 'due:' .. tag, 'later:' .. tag, 'dev:' .. tag .. ':'
 local forgotten, work = {}, tonumber(ARGV[8])
 assert(work, 'settle: bad arguments')
@@ -142,18 +135,9 @@ local function bury(entry, user, nid, text, device, reason, detail)
   trims[key] = ARGV[5]
 end
 
-local function settle(id, user, nid, read_under, text, results)
-  work = work - 3 - #results
-  local arrived, going = false, {}
-  for _, result in ipairs(results) do
-    if result[1] == 'd' then
-      delivered(user, nid, result[2], result[3])
-      arrived = true
-    end
-  end
-  if not is_pending(id, arrived) then return 'gone' end
-  -- What was read under another run may have been lost with it: decide anew. What has arrived has arrived.
-  if read_under ~= run and read_under ~= '' and not arrived then return 'again' end
+-- What is to be done with the devices that it did not reach.
+local function write_down(id, user, nid, text, results)
+  local going = {}
   for _, result in ipairs(results) do
     local kind, device, a, b, c, d = unpack(result)
     if kind == 'l' then later(user, nid, device, a, b, c)
@@ -163,6 +147,26 @@ local function settle(id, user, nid, read_under, text, results)
     elseif kind == 'b' then bury(id, user, nid, text, device, a, b) end
   end
   remove(user, going)
+end
+
+local KINDS = {d = 3, l = 5, f = 6, s = 3, b = 4}
+local function settle(id, user, nid, read_under, text, results)
+  work = work - 3 - #results
+  local arrived, others = false, false
+  for _, result in ipairs(results) do
+    local kind = result[1]
+    if KINDS[kind] ~= #result then error('settle: bad result of entry ' .. id, 0) end
+    if kind == 'd' then
+      delivered(user, nid, result[2], result[3])
+      arrived = true
+    else
+      others = true
+    end
+  end
+  if not is_pending(id, arrived) then return 'gone' end
+  -- What was read under another run may have been lost with it: decide anew. What has arrived has arrived.
+  if read_under ~= run and read_under ~= '' and not arrived then return 'again' end
+  if others then write_down(id, user, nid, text, results) end
   pending[id] = false
   acknowledged[#acknowledged + 1] = id
   return 'done'
