@@ -287,15 +287,15 @@ def _looked(entry: PushEntry, answer: Any, people: Any) -> Looked:
 
 def _whose(listed: Looked, owners: Mapping[str, str]) -> Looked:
     """Parted by whose they are, and by whether we can read them."""
-    entry, row, devices, damaged = listed.entry, listed.row, listed.devices, listed.damaged
-    if not damaged and all(owners[one.id] == entry.user and one.token for one in devices):
+    entry, devices = listed.entry, listed.devices
+    if not listed.damaged and all(owners[one.id] == entry.user and one.token for one in devices):
         return listed  # nearly always
     # Of nobody's it is not known that it is not another's: its app will say so when it is next started.
     own = [one for one in devices if owners[one.id] == entry.user]
     strangers = tuple(one for one in devices if owners[one.id] not in (entry.user, ""))
     newer = tuple(one for one in own if not one.token)
-    lost = tuple(one for one in damaged if owners[one] == entry.user)
-    return Looked(entry, row, tuple(readable(own)), strangers, newer, lost)
+    lost = tuple(one for one in listed.damaged if owners[one] == entry.user)
+    return Looked(entry, listed.row, tuple(readable(own)), strangers, newer, lost)
 
 
 def _parts(settlements: Sequence[Settlement]) -> list[list[Settlement]]:
