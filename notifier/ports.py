@@ -92,7 +92,11 @@ class EventLog(Protocol):
         """Take over what is pending since idle_ms, from `after` ("" = the first). Raises GroupLost."""
 
     def handover(self, batch: Batch, want: int) -> Awaitable[Handed]:
-        """Apply a batch, acknowledge what it completes, read `want` more entries. Raises GroupLost."""
+        """Apply a batch, acknowledge what it completes, read `want` more entries. Raises GroupLost.
+
+        The bells of this process's own people come with the answer, to whoever listens to the Bus. Those that come off
+        the bus may overtake them, and the other way round.
+        """
 
     def read(self, want: int) -> Awaitable[tuple[Entry, ...]]:
         """Read entries without handing any over. Raises GroupLost."""
@@ -155,7 +159,8 @@ class Inbox(Protocol):
 
 
 class Bus(Protocol):
-    """Hears the bells of this process. It may lose some: the sessions notice. `heard`: shards it listens to now."""
+    """Hears the bells of this process, and is told those that come with the answer to a handover (EventLog). It may
+    lose some: the sessions notice. `heard`: shards it listens to now."""
 
     heard: set[int]
 
@@ -164,8 +169,10 @@ class Bus(Protocol):
         bells: Callable[[list[Bell]], None],
         subscribed: Callable[[int], None],
         revoked: Callable[[str], None],
+        missed: Callable[[Iterable[str]], None],
     ) -> None:
-        """Call `bells` for each message, `subscribed(shard)` after each (re)subscription, `revoked(user)`."""
+        """Call `bells` for each message, `subscribed(shard)` after each (re)subscription, `revoked(user)`, and
+        `missed(users)` when bells of these people may have been lost."""
 
 
 # --- Phones --------------------------------------------------------------------------------------------------

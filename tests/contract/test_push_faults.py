@@ -185,11 +185,11 @@ async def release(world: Fragile, arm: Arm) -> object:
 
 # by name: which script fails, in what, and how many calls of it there are at least
 ACTS: dict[str, tuple[str, Callable[[Fragile, Arm], Awaitable[object]], int]] = {
-    "handover": ("handover", hand_over, 30),
-    "look": ("look", send, 8),
-    "settle": ("settle", send, 24),
+    "handover": ("handover", hand_over, 29),
+    "look": ("look", send, 7),
+    "settle": ("settle", send, 23),
     "wake": ("wake", wake, 10),
-    "tidy": ("tidy", tidy, 5),
+    "tidy": ("tidy", tidy, 4),
     "claim": ("device", claim, 2),
     "add": ("device", add, 3),
     "remove": ("device", remove, 4),

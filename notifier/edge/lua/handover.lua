@@ -8,8 +8,9 @@
 --          2, entry, user, mark key, mark, group, actor, id, accepted, time, 0: a retraction
 --          3, entry, user, mark key, mark, reason, detail, source, at, "", 0: to the dead letters; the raw bytes are
 --          argument 14 + at; with a user and a mark when only that pair could not be applied
--- Returns {status, {{item, error}...}, entries, repeats}: status ok | lease | group; error "held" = waits for an earlier one.
-if call('GET', KEYS[1]) ~= ARGV[2] then return {'lease', {}, {}, 0} end
+-- Returns {status, {{item, error}...}, entries, repeats, bells}: status ok | lease | group; error "held" = waits for an
+-- earlier one; bells: those for the caller itself, as a message has them, "" = none.
+if call('GET', KEYS[1]) ~= ARGV[2] then return {'lease', {}, {}, 0, ''} end
 
 local ADD, RETRACT, BURY, WIDTH = 1, 2, 3, 11
 local batch = cmsgpack.unpack(ARGV[14])
@@ -81,7 +82,7 @@ local function push(user, id, deadline)
   end
 end
 
-local function add_row(user, group, actor, id, accepted, line, deadline)
+local function add_row(caller, user, group, actor, id, accepted, line, deadline)
   local off_time, off_id = register(user, group, actor)
   if off_time and not later(parts(line), id, off_time, off_id) then return end  -- was taken back, before it came
   local index = 'n:' .. id
@@ -90,7 +91,7 @@ local function add_row(user, group, actor, id, accepted, line, deadline)
   if box.live > cap then trim_rows(box, cap) end
   save_inbox(box, retention)
   local here = present(user)
-  ring(here, box, accepted, line)
+  ring(here, box, accepted, line, caller)
   if deadline > 0 then
     push(user, id, deadline)
   elseif deadline < 0 and #here == 0 then
@@ -122,7 +123,7 @@ local function rows_of(box, group, time, id)
   return found
 end
 
-local function retract(user, group, actor, id, accepted, time)
+local function retract(caller, user, group, actor, id, accepted, time)
   local off_time, off_id = register(user, group, actor)
   -- An equal register is this retraction's own: all but its expiry is known to be done.
   if off_time and later(off_time, off_id, time, id) then return end
@@ -136,7 +137,7 @@ local function retract(user, group, actor, id, accepted, time)
       write(box, 'n:' .. row[3], row[1], line)
       trim_tombs(box, cap)
       save_inbox(box, retention)
-      ring(here, box, accepted, line)
+      ring(here, box, accepted, line, caller)
     end
   end
   call('HSET', group_key(user, group), actor, int(time) .. ' ' .. id .. ' 0')
@@ -157,7 +158,9 @@ local function apply(move, entry, user, mark_key, mark, a, b, c, d, e, f)
     bury(entry, user, a, b, c, d)
   else
     if mark ~= '' and call('SISMEMBER', mark_key, mark) == 1 then return 'duplicate' end
-    if move == ADD then add_row(user, a, b, c, d, e, f) else retract(user, a, b, c, d, e) end
+    -- A canary's bell goes over the bus whoever calls: it is sent to prove that the bus is heard.
+    local caller = mark ~= '' and ARGV[2] or nil
+    if move == ADD then add_row(caller, user, a, b, c, d, e, f) else retract(caller, user, a, b, c, d, e) end
   end
   if mark ~= '' then call('SADD', mark_key, mark) end
 end
@@ -195,4 +198,4 @@ end
 if #gone > 0 then call('XDEL', KEYS[2], unpack(gone)) end
 
 local status, fresh = next_entries(KEYS[2], ARGV[4], ARGV[5], ARGV[13])
-return {status, failures, fresh, duplicates}
+return {status, failures, fresh, duplicates, told[1] and cmsgpack.pack(told) or ''}
