@@ -11,7 +11,6 @@ from twisted.logger import Logger
 
 from notifier.core import keys
 from notifier.core.lanes import ALL, Lane, PushEntry, Row, parse
-from notifier.core.model import Device
 from notifier.edge.device_store import Listed, RedisSteps, read_devices, readable
 from notifier.edge.logs import Every
 from notifier.edge.redis import Connection, ReplyError
@@ -110,19 +109,22 @@ class RedisPushes:
 
     async def look(self, entries: Sequence[PushEntry]) -> Look:
         """What stands behind entries; in order, all of them."""
-        found: list[tuple[PushEntry, Row, list[Device], list[str]]] = []
+        found: list[Looked] = []
         now, run = 0, b""
         while not found or len(found) < len(entries):
             part = entries[len(found) :]
-            flat = [x for one in part for x in (one.user, one.notification, one.device or ALL)]
-            args = (self.tagged, str(self.lane), LOOK_BYTES, LOOK_WORK, _encode(flat))
+            asked = [x for one in part for x in (one.user, one.notification, one.device or ALL)]
+            args = (self.tagged, str(self.lane), LOOK_BYTES, LOOK_WORK, _encode(asked))
             key = keys.inbox(part[0].user, self.rules.shards)
-            now, ran, people, answers = await self.calls.run(self.scripts.look, (key,), args)
+            now, ran, people, flat = await self.calls.run(self.scripts.look, (key,), args)
             run = run or ran  # the oldest one counts: what was read under it may be gone
+            answers = [flat[at : at + 4] for at in range(0, len(flat), 4)]
             found += [_looked(one, answer, people) for one, answer in zip(part, answers, strict=False)]
-        ids = {one for _, _, devices, damaged in found for one in (*(x.id for x in devices), *damaged)}
-        owners = dict(zip(ids, await self.steps.owners(list(ids)), strict=True))
-        return Look(now, run.decode(), tuple(_whose(*one, owners) for one in found))
+        ids = list(
+            {one.id for x in found for one in x.devices}.union(*(x.damaged for x in found if x.damaged))
+        )
+        owners = dict(zip(ids, await self.steps.owners(ids), strict=True))
+        return Look(now, run.decode(), tuple(_whose(one, owners) for one in found))
 
     async def settle(self, settlements: Sequence[Settlement]) -> PushesSettled:
         """Write down what became of entries and acknowledge them."""
@@ -138,12 +140,13 @@ class RedisPushes:
                 one.entry.user,
                 one.entry.notification,
                 one.run,
-                one.entry.as_text(),
+                one.entry.as_text() if _is_buried(one) else "",
                 _results(one),
             ]
             for one in part
         ]
-        return [state.decode("utf-8", "replace") for state in await self._run_settle(packed)]
+        states = await self._run_settle(packed)
+        return ["done" if state == b"done" else state.decode("utf-8", "replace") for state in states]
 
     async def bury(self, broken: Sequence[tuple[str, bytes]]) -> PushesSettled:
         """To the dead letters with entries that nobody can read."""
@@ -247,7 +250,7 @@ def _pushes(entries: Sequence[Any], lost: Sequence[bytes], after: str) -> Pushes
     found: list[PushEntry] = []
     broken: list[tuple[str, bytes]] = []
     for entry, fields in entries:
-        raw = dict(zip(fields[::2], fields[1::2], strict=True)).get(b"push", b"")
+        raw = fields[1] if fields[0] == b"push" else _field(fields, b"push")
         try:
             read = parse(entry.decode(), raw.decode())
         except ValueError:
@@ -259,31 +262,40 @@ def _pushes(entries: Sequence[Any], lost: Sequence[bytes], after: str) -> Pushes
     return PushesRead(tuple(found), tuple(broken), tuple(entry.decode() for entry in lost), after, newer)
 
 
-def _looked(entry: PushEntry, answer: Any, people: Any) -> tuple[PushEntry, Row, list[Device], list[str]]:
+def _field(fields: Sequence[bytes], name: bytes) -> bytes:
+    return dict(zip(fields[::2], fields[1::2], strict=True)).get(name, b"")
+
+
+def _looked(entry: PushEntry, answer: Any, people: Any) -> Looked:
+    """With all devices that the person is listed with, and that are meant."""
     standing, seq, record, number = answer
     if standing == b"broken":
-        return entry, Row("broken", record=record.decode("utf-8", "replace")), [], []
-    birth, run, unread, flat = people[number - 1]
+        return Looked(entry, Row("broken", record=record.decode("utf-8", "replace")))
     if standing != b"row":
-        return entry, Row(standing.decode(), seq), [], []
+        return Looked(entry, Row(standing.decode(), seq))
+    birth, run, unread, flat = people[number - 1]
     try:
         row = Row("row", seq, f"{birth.decode()}.{run.decode()}", record.decode(), unread)
     except UnicodeDecodeError as error:
-        return entry, Row("broken", record=f"the row in the inbox: {error}"), [], []
+        return Looked(entry, Row("broken", record=f"the row in the inbox: {error}"))
     devices, damaged = read_devices(flat)
-    meant = [one for one in devices if entry.device in ("", one.id)]
-    return entry, row, meant, [one for one in damaged if entry.device in ("", one)]
+    if entry.device:
+        devices = [one for one in devices if one.id == entry.device]
+        damaged = [one for one in damaged if one == entry.device]
+    return Looked(entry, row, tuple(devices), damaged=tuple(damaged))
 
 
-def _whose(
-    entry: PushEntry, row: Row, devices: list[Device], damaged: list[str], owners: Mapping[str, str]
-) -> Looked:
+def _whose(listed: Looked, owners: Mapping[str, str]) -> Looked:
+    """Parted by whose they are, and by whether we can read them."""
+    entry, devices = listed.entry, listed.devices
+    if not listed.damaged and all(owners[one.id] == entry.user and one.token for one in devices):
+        return listed  # nearly always
     # Of nobody's it is not known that it is not another's: its app will say so when it is next started.
     own = [one for one in devices if owners[one.id] == entry.user]
     strangers = tuple(one for one in devices if owners[one.id] not in (entry.user, ""))
     newer = tuple(one for one in own if not one.token)
-    lost = tuple(one for one in damaged if owners[one] == entry.user)
-    return Looked(entry, row, tuple(readable(own)), strangers, newer, lost)
+    lost = tuple(one for one in listed.damaged if owners[one] == entry.user)
+    return Looked(entry, listed.row, tuple(readable(own)), strangers, newer, lost)
 
 
 def _parts(settlements: Sequence[Settlement]) -> list[list[Settlement]]:
@@ -300,9 +312,15 @@ def _parts(settlements: Sequence[Settlement]) -> list[list[Settlement]]:
     return parts
 
 
+def _is_buried(one: Settlement) -> bool:
+    """Only a dead letter quotes its entry."""
+    return bool(one.buried) or any(judged.verdict.kind == "bury" for judged in one.results)
+
+
 def _results(one: Settlement) -> list[list[Any]]:
     found: list[list[Any]] = [_result(judged) for judged in one.results]
-    found += [["s", stranger.id, stranger.registered + 1] for stranger in one.strangers]
+    if one.strangers:
+        found += [["s", stranger.id, stranger.registered + 1] for stranger in one.strangers]
     if one.buried:
         found.append(["b", ALL, one.buried, one.detail])
     return found
