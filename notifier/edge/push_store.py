@@ -10,19 +10,20 @@ from twisted.logger import Logger
 
 from notifier.core import keys
 from notifier.core.lanes import ALL, Lane, PushEntry, Row, parse
-from notifier.core.model import Device
 from notifier.edge.device_store import Listed, RedisSteps, read_devices, readable
 from notifier.edge.logs import Every
 from notifier.edge.redis import Connection, ReplyError
 from notifier.edge.store import Rules, Scripts, depth_of, first_fault
 from notifier.ports import (
     Depth,
+    Given,
     GroupLost,
     Judged,
     Look,
     Looked,
     PushesRead,
     PushesSettled,
+    Seen,
     Settlement,
     Tidied,
     Unavailable,
@@ -103,9 +104,22 @@ class RedisPushes:
                 raise GroupLost from None
             raise
 
-    async def look(self, entries: Sequence[PushEntry]) -> Look:
-        """What stands behind entries; in order, all of them."""
-        found: list[tuple[PushEntry, Row, list[Device], list[str]]] = []
+    async def look(self, entries: Sequence[PushEntry], seen: Seen | None = None) -> Look:
+        """What stands behind entries; in order, all of them. `seen`: what is known of some."""
+        if seen is None:
+            now, run, found = await self._look(entries)
+        else:
+            now, run = seen.now, seen.run
+            unseen = [one for one in entries if one.id not in seen.found]
+            late = iter((await self._look(unseen))[2] if unseen else ())
+            found = [seen.found.get(one.id) or next(late) for one in entries]
+        ids = {one for x in found for one in (*(device.id for device in x.devices), *x.damaged)}
+        owners = dict(zip(ids, await self.steps.owners(list(ids)), strict=True))
+        return Look(now, run, tuple(_whose(one, owners) for one in found))
+
+    async def _look(self, entries: Sequence[PushEntry]) -> tuple[int, str, list[Looked]]:
+        """Without asking whose the devices are."""
+        found: list[Looked] = []
         now, run = 0, b""
         while not found or len(found) < len(entries):
             part = entries[len(found) :]
@@ -115,9 +129,7 @@ class RedisPushes:
             now, ran, people, answers = await self.calls.run(self.scripts.look, (key,), args)
             run = run or ran  # the oldest one counts: what was read under it may be gone
             found += [_looked(one, answer, people) for one, answer in zip(part, answers, strict=False)]
-        ids = {one for _, _, devices, damaged in found for one in (*(x.id for x in devices), *damaged)}
-        owners = dict(zip(ids, await self.steps.owners(list(ids)), strict=True))
-        return Look(now, run.decode(), tuple(_whose(*one, owners) for one in found))
+        return now, run.decode(), found
 
     async def settle(self, settlements: Sequence[Settlement]) -> PushesSettled:
         """Write down what became of entries and acknowledge them."""
@@ -248,31 +260,55 @@ def _pushes(entries: Sequence[Any], lost: Sequence[bytes], after: str) -> Pushes
     return PushesRead(tuple(found), tuple(broken), tuple(entry.decode() for entry in lost), after, newer)
 
 
-def _looked(entry: PushEntry, answer: Any, people: Any) -> tuple[PushEntry, Row, list[Device], list[str]]:
+def _looked(entry: PushEntry, answer: Any, people: Any) -> Looked:
+    """With all devices that the person is listed with."""
     standing, seq, record, number = answer
     if standing == b"broken":
-        return entry, Row("broken", record=record.decode("utf-8", "replace")), [], []
-    birth, run, unread, flat = people[number - 1]
+        return Looked(entry, Row("broken", record=record.decode("utf-8", "replace")))
     if standing != b"row":
-        return entry, Row(standing.decode(), seq), [], []
+        return Looked(entry, Row(standing.decode(), seq))
+    birth, run, unread, flat = people[number - 1]
     try:
         row = Row("row", seq, f"{birth.decode()}.{run.decode()}", record.decode(), unread)
     except UnicodeDecodeError as error:
-        return entry, Row("broken", record=f"the row in the inbox: {error}"), [], []
+        return Looked(entry, Row("broken", record=f"the row in the inbox: {error}"))
     devices, damaged = read_devices(flat)
-    meant = [one for one in devices if entry.device in ("", one.id)]
-    return entry, row, meant, [one for one in damaged if entry.device in ("", one)]
+    meant = tuple(one for one in devices if entry.device in ("", one.id))
+    return Looked(entry, row, meant, damaged=tuple(one for one in damaged if entry.device in ("", one)))
 
 
-def _whose(
-    entry: PushEntry, row: Row, devices: list[Device], damaged: list[str], owners: Mapping[str, str]
-) -> Looked:
+def _whose(listed: Looked, owners: Mapping[str, str]) -> Looked:
+    entry, devices = listed.entry, listed.devices
+    if not devices and not listed.damaged:
+        return listed
     # Of nobody's it is not known that it is not another's: its app will say so when it is next started.
     own = [one for one in devices if owners[one.id] == entry.user]
     strangers = tuple(one for one in devices if owners[one.id] not in (entry.user, ""))
     newer = tuple(one for one in own if not one.token)
-    lost = tuple(one for one in damaged if owners[one] == entry.user)
-    return Looked(entry, row, tuple(readable(own)), strangers, newer, lost)
+    lost = tuple(one for one in listed.damaged if owners[one] == entry.user)
+    return Looked(entry, listed.row, tuple(readable(own)), strangers, newer, lost)
+
+
+def read_given(raw: Sequence[Any]) -> dict[str, Given | None]:
+    """What handover.lua has read for senders of this process, by lane."""
+    if not raw:
+        return {}
+    now, run, *lanes = raw
+    return {
+        lane.decode(): None if told is None else _given(now, run.decode(), *told)
+        for lane, told in zip(lanes[::2], lanes[1::2], strict=True)
+    }
+
+
+def _given(now: int, run: str, entries: Sequence[Any], looks: Sequence[Any], people: Any) -> Given:
+    read = _pushes(entries, (), "")
+    known = {one.id: one for one in read.entries}
+    found = {}
+    for at, number, seq, record in zip(looks[::4], looks[1::4], looks[2::4], looks[3::4], strict=True):
+        entry = known.get(entries[at - 1][0].decode())
+        if entry is not None:
+            found[entry.id] = _looked(entry, (b"row", seq, record, number), people)
+    return Given(read, Seen(now, run, found))
 
 
 def _parts(settlements: Sequence[Settlement]) -> list[list[Settlement]]:
