@@ -255,10 +255,12 @@ class Seen(Struct, frozen=True):
 
 class Given(Struct, frozen=True):
     """Entries of a lane that a handover has read for the sender in its own process. `seen`: what stands behind those of
-    them that it has appended itself, as far as their rows stand and one answer may have so much."""
+    them that it has appended itself, as far as their rows stand and one answer may have so much. `more`: there was not
+    room for all that lies in the lane."""
 
     read: PushesRead
     seen: Seen
+    more: bool = False
 
 
 class Outlet(Protocol):

@@ -1,6 +1,7 @@
 """The way out to phones, a batch at a time; the corridor behind handover.
 lane -> Sender.once -> provider, settled as done | later | forgotten | buried       later -> Due.once -> lane"""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Final, NamedTuple, get_args
@@ -40,6 +41,10 @@ from notifier.ports import (
 BATCH: Final = 100  # entries that are looked at, sent and settled together
 REDIS: Final = 10.0  # s that a batch may spend with Redis besides
 LOOK_TRIES: Final = 3
+MOST_GIFTS: Final = 40  # batches that handovers have brought and nobody has begun with
+GIFTS_LIE: Final = (
+    0.5  # s for which one may lie so until nothing more is taken: other processes may have time for it
+)
 MOST_BROKEN: Final = 10_000  # entries whose tries are counted
 BUG_PAUSE: Final = 60_000  # ms until what met a bug is tried again
 MOST_UNSETTLED: Final = 1000  # answered and not written down; with so many nothing more is read
@@ -77,13 +82,17 @@ class _Taken(NamedTuple):
 
 
 class _Gift(Struct, frozen=True):
-    """What a handover has brought: `entries` are in our hands since `since`; it was asked for at `asked`."""
+    """A batch that a handover has brought: `entries` are in our hands since `since`; what was `seen` was asked for at
+    `asked`. `read`: what was read with them."""
 
     read: PushesRead
     seen: Seen
     entries: Sequence[PushEntry]
     asked: float
     since: float
+
+
+NOTHING_READ: Final = PushesRead(())
 
 
 class _Plan:
@@ -136,7 +145,10 @@ class Sender:
         self._readings = 0  # of it, under way
         self._drops = 0  # how often it was begun anew
         self._offered = 0  # what that was when a handover was last offered room
-        self._gift: _Gift | None = None
+        self._gifts: deque[_Gift] = deque()
+        self._behind = (
+            True  # the lane may hold more than was read: a handover would bring that, and nothing it knows
+        )
         self._halted = False
         self._hand: set[str] = set()
         self._unsettled = Ledger()
@@ -187,8 +199,8 @@ class Sender:
         """What is answered is written down, if it can be, and what a handover has brought is not left lying; what else
         is pending is taken over by others in time."""
         await self._settle_again(float("inf"))
-        if self._gift is not None:
-            taken = await self._take_gift(self._gift, BATCH)
+        while self._gifts:
+            taken = await self._take_gift(BATCH)
             if taken.entries:
                 await self._handle(taken)
 
@@ -197,20 +209,26 @@ class Sender:
     def offer(self) -> int:
         """How many entries we take from the next handover: none unless there is nothing else to be done first."""
         self._offered = self._drops
-        ready = self._begun and not self._halted and self._gift is None
-        caught_up = self._history is None and not self._readings and not self._again
-        now = self.clock()
-        if not (ready and caught_up and now < self._claim_at and self.gate.healthy(now)):
+        first = self._again or self._readings or self._history is not None or self._behind
+        if first or self._halted or not self._begun or self._most < BATCH:
             return 0
-        return self._most if len(self._unsettled) + BATCH < MOST_UNSETTLED else 0
+        now = self.clock()
+        slow = self._gifts and (len(self._gifts) >= MOST_GIFTS or now > self._gifts[0].since + GIFTS_LIE)
+        if slow or now >= self._claim_at or len(self._unsettled) + BATCH > MOST_UNSETTLED:
+            return 0
+        return 2 * BATCH if self.gate.healthy(now) else 0
 
     def given(self, given: Given, asked: float) -> None:
         """What a handover that began at `asked` has read for us: at once in our hands, then for one of the loops."""
         if self._drops != self._offered:
             self.drop()  # what we had before is being read anew, and this was in it, or came too late for that
             return
-        self._gift = _Gift(given.read, given.seen, self._in_hand(given.read), asked, self.clock())
-        self.log.ring()
+        entries, now = self._in_hand(given.read), self.clock()
+        self._behind = given.more
+        for at in range(0, max(1, len(entries)), BATCH):
+            read = given.read if at == 0 else NOTHING_READ
+            self._gifts.append(_Gift(read, given.seen, entries[at : at + BATCH], asked, now))
+            self.log.ring()
 
     # -- a batch
 
@@ -227,7 +245,7 @@ class Sender:
                     self.log.ring()
                 await self._handle(taken)
             # What was appended meanwhile has rung for us; what could not be written down is tried again at once.
-            waits = bool(self._again) or self._gift is not None
+            waits = bool(self._again or self._gifts)
             return taken.more or waits or bool(taken.entries and self._unsettled)
         finally:
             if room.trying:
@@ -249,11 +267,11 @@ class Sender:
             read = await self._claim(want)
             if read.entries or read.after:
                 return _Taken(await self._received(read), True)
-        if self._gift is not None:
-            return await self._take_gift(self._gift, want)
+        if self._gifts:
+            return await self._take_gift(want)
         read = await self.log.read(want)
-        entries = await self._received(read)
-        return _Taken(entries, len(read.entries) + len(read.broken) == want)
+        self._behind = len(read.entries) + len(read.broken) + read.newer >= want
+        return _Taken(await self._received(read), self._behind)
 
     async def _read_history(self, want: int, after: str) -> PushesRead:
         self._history = None  # of several loops one reads it
@@ -271,12 +289,12 @@ class Sender:
             self._history = read.after
         return read
 
-    async def _take_gift(self, gift: _Gift, want: int) -> _Taken:
+    async def _take_gift(self, want: int) -> _Taken:
         """What a handover has brought. What it saw goes stale; then it is like anything that has lain in our hands."""
-        self._gift = None
+        gift = self._gifts.popleft()
         entries = await self._accepted(gift.read, gift.entries)
         if len(entries) <= want and self.clock() - gift.asked < FRESH / 2:
-            return _Taken(entries, False, gift.seen, gift.asked)
+            return _Taken(entries, self._behind, gift.seen, gift.asked)
         self._again.update((entry.id, (entry, gift.since)) for entry in entries)
         return await self._take_again(want)
 

@@ -36,7 +36,8 @@ class Giving:
         mine = [one for one in entries if one.id in self._made[lane] and one.user not in failed]
         looked = [look_behind(server, lane, one) for one in mine]
         found = {one.entry.id: one for one in looked if one.row.standing == "row"}
-        return Given(PushesRead(entries), Seen(server.now, server.run, found))
+        more = any(at > stream.ends["read"] for at in stream.entries)
+        return Given(PushesRead(entries), Seen(server.now, server.run, found), more)
 
 
 def look_behind(server: MemoryServer, lane: str, entry: PushEntry) -> Looked:

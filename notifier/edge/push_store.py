@@ -300,7 +300,7 @@ def read_given(raw: Sequence[Any]) -> dict[str, Given | None]:
     }
 
 
-def _given(now: int, run: str, entries: Sequence[Any], looks: Sequence[Any], people: Any) -> Given:
+def _given(now: int, run: str, entries: Sequence[Any], looks: Sequence[Any], people: Any, more: int) -> Given:
     read = _pushes(entries, (), "")
     known = {one.id: one for one in read.entries}
     found = {}
@@ -308,7 +308,7 @@ def _given(now: int, run: str, entries: Sequence[Any], looks: Sequence[Any], peo
         entry = known.get(entries[at - 1][0].decode())
         if entry is not None:
             found[entry.id] = _looked(entry, (b"row", seq, record, number), people)
-    return Given(read, Seen(now, run, found))
+    return Given(read, Seen(now, run, found), bool(more))
 
 
 def _parts(settlements: Sequence[Settlement]) -> list[list[Settlement]]:

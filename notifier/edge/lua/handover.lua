@@ -11,9 +11,9 @@
 --          argument 15 + at; with a user and a mark when only that pair could not be applied
 -- Returns {status, {{item, error}...}, entries, repeats, given}: status ok | lease | group; error "held" = waits for an
 -- earlier one. given, empty without room: now, run, then for each lane with room that got something its name and
--- {entries, looks, people}, or false where it was perhaps read and cannot be told. looks: of the entries that this call
--- appended and whose row still stands at its end, each four values: which entry, its person, seq, record. A person is {birth,
--- run, unread, {device id, line, ...}}.
+-- {entries, looks, people, is there more}, or false where it was perhaps read and cannot be told. looks: of the entries that
+-- this call appended and whose row still stands at its end, each four values: which entry, its person, seq, record. A person
+-- is {birth, run, unread, {device id, line, ...}}.
 if call('GET', KEYS[1]) ~= ARGV[2] then return {'lease', {}, {}, 0, {}} end
 
 local ADD, RETRACT, BURY, WIDTH = 1, 2, 3, 11
@@ -261,8 +261,9 @@ local function give(lane)
       looks[last + 1], looks[last + 2], looks[last + 3], looks[last + 4] = at, number, own[2], own[3]
     end
   end
-  if #entries > 0 and entries[#entries][1] == rung[lane] then rung[lane] = nil end
-  return {entries, looks, people}
+  local all = #entries > 0 and entries[#entries][1] == rung[lane]
+  if all then rung[lane] = nil end
+  return {entries, looks, people, all and 0 or 1}
 end
 
 local given = {}
