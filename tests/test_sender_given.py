@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
+from notifier.core import keys
 from notifier.core.backlog import Batch
 from notifier.core.gate import GateRule
 from notifier.core.guard import GuardRule
+from notifier.core.lanes import PushEntry
 from notifier.core.model import Outcome
 from notifier.edge.memory import MemoryLog
-from notifier.ports import FRESH, Given, Handed, PushesRead, Seen, Unavailable
+from notifier.ports import FRESH, Handed, PushesRead, Seen, Unavailable
 from notifier.sending import BATCH, GIFTS_LIE, MOST_GIFTS, MOST_UNSETTLED, Sender
 from tests.contract.phones import APNS, DOWN, FCM, OK, FakeProvider, phone
 from tests.test_pipeline import now
@@ -140,14 +142,7 @@ def guarded(house: Together) -> None:
 
 def broken_row(house: Together) -> None:
     house.world.spoiled.add(U)
-    house.sending.given(Given(PushesRead(()), Seen(0, "", {})), house.clock())
-    name = "unreadable"
-    house.fanout.outlets = {}
-    from notifier.core import keys
-    from notifier.core.lanes import PushEntry
-
-    house.server.push(keys.pushes("{0}", APNS), PushEntry("", U, name, house.server.now + 1000))
-    now(house.sending.once())
+    house.server.push(keys.pushes("{0}", APNS), PushEntry("", U, "n", house.server.now + 1000))
     now(house.sending.once())
 
 
@@ -275,6 +270,27 @@ def test_what_no_reading_saw_is_not_lost_when_it_comes_after_one() -> None:
     house.mine.handover = after  # type: ignore[method-assign]
     name = house.comment(U)
     turn(house.sending)
+    assert (house.sent(), house.left()) == ([name], 0)
+
+
+def test_what_is_in_hand_is_not_read_once_more() -> None:
+    house = Together()
+    name = house.comment(U)
+    house.sending.drop()
+    turn(house.sending)
+    assert (house.sent(), house.left()) == ([name], 0)
+
+
+def test_how_old_it_is_counts_from_the_question() -> None:
+    house = Together()
+
+    async def slowly() -> None:
+        house.pass_(FRESH / 2 + 0.1)
+
+    house.fanout.log = Lossy(house.mine, slowly)
+    name = house.comment(U)
+    turn(house.sending)
+    assert "look" in house.asked()
     assert (house.sent(), house.left()) == ([name], 0)
 
 
