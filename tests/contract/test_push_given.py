@@ -16,9 +16,11 @@ from notifier.edge.bus import RedisBus
 from notifier.edge.doorbells import Doorbells
 from notifier.edge.loop import Loop
 from notifier.edge.push_store import RedisPushes
-from notifier.edge.redis import Subscription
+from notifier.edge.redis import ReplyError, Subscription, load_script
+from notifier.edge.store import Scripts
 from notifier.ports import Given, LeaseLost, Look
 from tests.contract.phones import APNS, FCM, FakeProvider, Process, enlist, phone, steps
+from tests.contract.test_faults import inject
 from tests.contract.test_push_forms import IN_FORM_2, NEWER
 from tests.contract.world import METRICS, TAG, Reader, RedisWorld, World, backlog, event, load, pause, people
 
@@ -276,6 +278,44 @@ async def test_a_persons_failed_change_leaves_the_look_to_the_sender(world: Worl
 
 
 # -- over a real server
+
+
+async def test_whatever_fails_in_a_batch_what_is_told_is_what_stands(real: RedisWorld) -> None:
+    """An error after each call of the script: what is told is what a look finds right behind."""
+    real.use(cap=3)
+    at, after, told, came = real.now() - 60_000, 0, 0, True
+    real.scripts = Scripts()  # of its own: others' are shared
+    real.scripts.handover = load_script("handover", inject)
+    while came:
+        after += 1
+        await real.calls.call("FLUSHALL")
+        await enlist(real, U, [phone("a"), phone("b")])
+        await opened(real)
+        taking = Taking()
+        reader = Reader(real, outlets={str(APNS): taking})
+        for one in (
+            *comments("a", "b", "c", "d", at=at), event("uncomment", to=U, eid="x", at=at + 1, thing="c"),
+            *comments("e", at=at),
+        ):  # fmt: skip
+            await real.append(one)
+        while not reader.fanout.backlog:
+            await reader.fanout.once()
+        await real.calls.call("SET", "fault", after)
+        for _ in range(6):
+            try:
+                await reader.fanout.once()
+            except ReplyError as error:
+                assert "injected" in str(error)
+                reader.fanout.drop()
+            for given in taking.gifts:
+                told += len(given.seen.found)
+                log = real.pushes(APNS)
+                fresh = await log.look(given.read.entries)
+                known = await log.look(given.read.entries, given.seen)
+                assert (after, known.found) == (after, fresh.found)
+            taking.gifts.clear()
+        came = not await real.calls.call("DEL", "fault")
+    assert (after > 60, told > 60) == (True, True)
 
 
 async def test_devices_in_other_forms(real: RedisWorld) -> None:
