@@ -210,7 +210,7 @@ class Sender:
         """How many entries we take from the next handover: none unless there is nothing else to be done first."""
         self._offered = self._drops
         first = self._again or self._readings or self._history is not None or self._behind
-        if first or self._halted or not self._begun or self._most < BATCH:
+        if first or self._halted or self._most < BATCH:
             return 0
         now = self.clock()
         slow = self._gifts and (len(self._gifts) >= MOST_GIFTS or now > self._gifts[0].since + GIFTS_LIE)

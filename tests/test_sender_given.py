@@ -78,8 +78,8 @@ class Together(House):
 def test_what_a_handover_brings_is_sent_without_reading_or_looking() -> None:
     house = Together()
     first, second = house.comment(U), house.comment(U, thing="2")
-    now(house.sending.once())
-    now(house.sending.once())
+    assert now(house.sending.once()), "the second waits"
+    assert not now(house.sending.once())
     assert house.asked() == []
     assert house.sent() == [first, second]
     assert house.left() == 0
@@ -146,6 +146,30 @@ def broken_row(house: Together) -> None:
     now(house.sending.once())
 
 
+def slow_redis(house: Together) -> None:
+    house.enlist(V, phone("v"))
+    look = house.log._log.look
+
+    async def slow(entries: Any, seen: Seen | None = None) -> Any:
+        found = await look(entries, seen)
+        house.pass_(FRESH + 1)
+        return found
+
+    house.log._log.look = slow
+    house.comment(U, V)
+    with pytest.raises(Unavailable):
+        now(house.sending.once())
+
+
+def too_much(house: Together) -> None:
+    for _ in range(2 * BATCH + 1):
+        house.server.push(keys.pushes("{0}", APNS), PushEntry("", U, "n", house.server.now + 1000))
+    house.comment(U)
+    for _ in range(2):
+        now(house.sending.once())
+    assert not house.sending._gifts
+
+
 REASONS: dict[str, Callable[[Together], object]] = {
     "history is to be read": lambda house: house.sending.drop(),
     "a claim is due": lambda house: house.pass_(60),
@@ -157,6 +181,8 @@ REASONS: dict[str, Callable[[Together], object]] = {
     "the breaker is open": failing,
     "a guard holds": guarded,
     "something is to be looked at again": broken_row,
+    "Redis is slow": slow_redis,
+    "a handover could not bring all that lies in the lane": too_much,
 }
 
 

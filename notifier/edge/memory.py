@@ -211,7 +211,7 @@ class MemoryLog:
                     held.add(item[2])
                     failures.append((at, str(error)))
             moves.publish()
-            given = giving.given(held)
+            given = giving.given()
             left = {*unfinished, *(items[at - 1][1] for at, _ in failures)}
             for at, entry in enumerate(entries, 1):
                 if at not in left:

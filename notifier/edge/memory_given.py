@@ -22,18 +22,18 @@ class Giving:
         made = self.server.push(keys.pushes(self.tagged, lane), entry)
         self._made.setdefault(lane, set()).add(made)
 
-    def given(self, failed: set[str]) -> dict[str, Given | None]:
-        """By lane; `failed`: people of whom an item has failed, whose rows are looked at by the sender."""
-        return {lane: self._given(lane, failed) for lane in self._made if lane in self.rooms}
+    def given(self) -> dict[str, Given | None]:
+        """By lane."""
+        return {lane: self._given(lane) for lane in self._made if lane in self.rooms}
 
-    def _given(self, lane: str, failed: set[str]) -> Given | None:
+    def _given(self, lane: str) -> Given | None:
         server = self.server
         stream = server.lane(keys.pushes(self.tagged, lane))
         try:
             entries = stream.read(server.now, self.rooms[lane], self.consumer)
         except GroupLost:
             return None
-        mine = [one for one in entries if one.id in self._made[lane] and one.user not in failed]
+        mine = [one for one in entries if one.id in self._made[lane]]
         looked = [look_behind(server, lane, one) for one in mine]
         found = {one.entry.id: one for one in looked if one.row.standing == "row"}
         more = any(at > stream.ends["read"] for at in stream.entries)
