@@ -146,9 +146,7 @@ class Sender:
         self._drops = 0  # how often it was begun anew
         self._offered = 0  # what that was when a handover was last offered room
         self._gifts: deque[_Gift] = deque()
-        self._behind = (
-            True  # the lane may hold more than was read: a handover would bring that, and nothing it knows
-        )
+        self._behind = True  # there may be more in the lane than was read, of which no handover knows
         self._halted = False
         self._hand: set[str] = set()
         self._unsettled = Ledger()
