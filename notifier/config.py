@@ -415,6 +415,7 @@ class Apns(Struct, frozen=True, forbid_unknown_fields=True):
     certificate_file: Annotated[_File | None, Meta(description="Instead of a key: a certificate with its private key, as PEM or PKCS#12 (.p12).", examples=["photos.p12"], extra={"instead": True})] = None
     password_file: Annotated[_File | None, Meta(description="File that holds the password of a PKCS#12 file, alone.", examples=["photos.password"], extra={"instead": True})] = None
     environment: Annotated[_Environment, Meta(extra=_in_order(_Environment), description="Environment of devices that do not tell theirs: production for apps from the App Store or TestFlight.")] = "production"
+    connections: Annotated[int, Meta(ge=1, le=1000, description="HTTP/2 connections that each process opens to each of the two addresses below at most. Another one is opened while pushes wait because what is there is in full use.")] = 8
     production_url: Annotated[_HttpsUrl, Meta(description="APNs for production; another address is for tests and proxies.")] = "https://api.push.apple.com"
     sandbox_url: Annotated[_HttpsUrl, Meta(description="APNs for development builds.")] = "https://api.sandbox.push.apple.com"
     authority_file: Annotated[_File | None, Meta(description="PEM certificates to trust in place of those of the system, for `notifier sandbox`.", examples=["authority.pem"])] = None
@@ -425,6 +426,7 @@ class Fcm(Struct, frozen=True, forbid_unknown_fields=True):
 
     service_account_file: Annotated[_File, Meta(description="JSON file of a service account; one that other users can open is refused.", examples=["firebase.json"])]
     rate: Annotated[float, Meta(ge=1, le=1_000_000, description="Messages a second that the project may be sent by all processes together, which share it evenly; Google's quota is 600 000 a minute unless it was raised.")] = 9_000.0
+    connections: Annotated[int, Meta(ge=1, le=1000, description="HTTP/2 connections that each process opens to FCM at most. Another one is opened while pushes wait because what is there is in full use.")] = 8
     url: Annotated[_HttpsUrl, Meta(description="FCM; another address is for tests and proxies.")] = "https://fcm.googleapis.com"
     token_url: Annotated[_HttpsUrl | None, Meta(description="Where access tokens are had, in place of the file's token_uri; for `notifier sandbox`.", examples=["https://127.0.0.1:8445/token"])] = None
     authority_file: Annotated[_File | None, Meta(description="PEM certificates to trust in place of those of the system, for `notifier sandbox`.", examples=["authority.pem"])] = None

@@ -232,6 +232,7 @@ class Metrics:
     push_retries: Annotated[Labelled, Counter("Deliveries put off until later.", "app provider")]
     push_forgotten: Annotated[Labelled, Counter("Devices forgotten on a provider's word.", "app provider")]
     push_newer: Annotated[int, Counter("Looks at pushes or devices of a newer version, left to it.")]
+    devices_unreadable: Annotated[int, Counter("Looks at devices that are damaged; each costs itself alone.")]
     push_strangers: Annotated[int, Counter("Devices taken off a person's list, for they are another's now.")]
     push_settle_failures: Annotated[int, Counter("Pushes whose settlement failed. Alarm above 0.")]
     push_bugs: Annotated[int, Counter("Sends that ended in a bug; tried again. Alarm above 0.")]

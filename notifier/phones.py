@@ -36,7 +36,7 @@ from notifier.edge.doorbells import Doorbells
 from notifier.edge.fcm import Fcm
 from notifier.edge.gcm import Gcm
 from notifier.edge.http2.dial import Place, place, trusted
-from notifier.edge.http2.pool import Counts
+from notifier.edge.http2.pool import Counts, Sizes
 from notifier.edge.loop import Loop
 from notifier.edge.provider_files import (
     apns_certificate_file,
@@ -211,6 +211,7 @@ def _apns(
         time.time,
         places,
         trust,
+        sizes=Sizes(most=table.connections),
         breaker=_breaker(push),
         counts=counts,
     )
@@ -235,8 +236,8 @@ def _fcm(
         raise CredentialError(str(error)) from None
     at = place(table.url)
     link = Fcm(
-        reactor, app, account.project_id, tokens, time.time, at, trust, breaker=_breaker(push),
-        rate=RateRule(table.rate), processes=processes, counts=counts,
+        reactor, app, account.project_id, tokens, time.time, at, trust, sizes=Sizes(most=table.connections),
+        breaker=_breaker(push), rate=RateRule(table.rate), processes=processes, counts=counts,
     )  # fmt: skip
     return Made(link, b"")
 

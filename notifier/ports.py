@@ -233,6 +233,11 @@ class Looked(Struct, frozen=True):
     newer: tuple[Device, ...] = ()
     damaged: tuple[str, ...] = ()
 
+    @property
+    def has_devices(self) -> bool:
+        """Whether this person has any device on the lane, one that this process can send to or not."""
+        return bool(self.devices or self.newer or self.damaged)
+
 
 class Look(Struct, frozen=True):
     """What a batch of entries found: at `now` (ms, the server's clock), under `run` of the server."""
@@ -338,8 +343,8 @@ class PushLog(Protocol):
     def settle(self, settlements: Sequence[Settlement]) -> Awaitable[PushesSettled]:
         """Write down what became of entries and acknowledge them."""
 
-    def bury(self, broken: Sequence[tuple[str, bytes]]) -> Awaitable[None]:
-        """To the dead letters with entries that nobody can read."""
+    def bury(self, broken: Sequence[tuple[str, bytes]]) -> Awaitable[PushesSettled]:
+        """To the dead letters with entries that nobody can read. What fails stays pending and is claimed in time."""
 
     def depth(self) -> Awaitable[Depth]:
         """How much lies in the stream."""
@@ -354,13 +359,15 @@ class PushLog(Protocol):
 class Woken(Struct, frozen=True, gc=False):
     """What waking came to: entries `moved` to their lanes, and how many are `left` to come due.
 
-    `passed`: due too, but another version's, or not to be moved now; `buried`: what nobody can read.
+    `passed`: due too, but another version's, or not to be moved now; `buried`: what nobody can read. `more`: there may
+    be more of what is due.
     """
 
     moved: int
     left: int
     passed: int = 0
     buried: int = 0
+    more: bool = False
 
 
 class Tidied(Struct, frozen=True, gc=False):
@@ -395,6 +402,15 @@ class DevicePage(Struct, frozen=True):
     newer: tuple[str, ...] = ()
 
 
+class Rename(Struct, frozen=True, gc=False):
+    """The device `old` of this person has another token now, and is `device`; for `ms` that is known."""
+
+    user: str
+    old: str
+    device: Device
+    ms: int
+
+
 class Devices(Protocol):
     """Everybody's devices. A token is one device and belongs to one person."""
 
@@ -415,6 +431,10 @@ class Devices(Protocol):
 
     def rename(self, user: str, old: str, device: Device, ms: int) -> Awaitable[bool]:
         """The device `old` has another token now, and is `device`; for `ms` that is known. False: it is another's."""
+
+    def rename_all(self, renames: Sequence[Rename], seconds: float) -> Awaitable[tuple[str, ...]]:
+        """Some at a time, for so many seconds: then no more are begun, and what is under way is not waited for. Never
+        raises for one that fails; why those failed, or were not finished, that did."""
 
     def renamed(self, user: str, device: str) -> Awaitable[str]:
         """What has become of a device by `rename`; "" = nothing."""

@@ -33,6 +33,7 @@ from notifier.ports import (
     PushesRead,
     PushLog,
     PushRequest,
+    Rename,
     Seen,
     Settlement,
     Unavailable,
@@ -50,6 +51,9 @@ BUG_PAUSE: Final = 60_000  # ms until what met a bug is tried again
 MOST_UNSETTLED: Final = 1000  # answered and not written down; with so many nothing more is read
 OTHERS_FIRST: Final = 10.0  # s after Redis was away without taking anything over: its holder was cut off too
 KEEP_PAGE: Final = 200
+RENAMING: Final = (
+    REDIS / 2
+)  # s that the renames of a batch are waited for, or it would be taken over meanwhile
 RENAMES: Final = 3  # of one device that are followed, while a push for it waits
 DEPTH_EVERY: Final = 5.0
 TIDY_EVERY: Final = 60.0
@@ -108,8 +112,7 @@ class _Plan:
 
     def settlement(self, run: str) -> Unsettled:
         looked = self.looked
-        meant = bool(looked.devices or looked.newer or looked.damaged)
-        drop = None if self.buried else lanes.dropped(looked.row, meant)
+        drop = None if self.buried else lanes.dropped(looked.row, looked.has_devices)
         settlement = Settlement(
             looked.entry, run, tuple(self.results), looked.strangers, self.buried, self.detail
         )
@@ -337,8 +340,7 @@ class Sender:
         """Entries that are in our hands, once those that came with them and cannot be read are buried."""
         try:
             if read.broken:
-                await self.log.bury(read.broken)
-                self.metrics.dead_letters.count("unreadable", len(read.broken))
+                await self._bury(read.broken)
         except BaseException:
             # Nobody works on them: the next reading of what is ours must not pass them over.
             self._hand.difference_update(entry.id for entry in fresh)
@@ -423,7 +425,7 @@ class Sender:
 
     def _plan(self, looked: Looked, now: Moment) -> _Plan:
         plan = _Plan(looked)
-        why = lanes.buried(looked.row, looked.entry.deadline, now.ms)
+        why = lanes.buried(looked.row, looked.entry.deadline, now.ms, looked.has_devices)
         if why is not None:
             plan.buried, plan.detail = why
         elif looked.row.standing == "row":
@@ -465,6 +467,7 @@ class Sender:
             why = "no process of a version that can read this device has come by until the deadline"
             plan.results.append(Judged(delivery, postponed(delivery, now.ms + NEWER, "expired", why)))
         self.metrics.push_newer += len(looked.newer)
+        self.metrics.devices_unreadable += len(looked.damaged)
         for name in looked.damaged:
             device = Device(name, self.lane.provider, self.lane.app, "", 0)
             told = Verdict("bury", reason="unreadable", detail="what is stored of this device is damaged")
@@ -487,6 +490,7 @@ class Sender:
         sent = Moment(self.clock(), look.now)
         answers = iter(await self._answers(requests))
         now = self._moment(look, looked_at)
+        renamed: list[tuple[Delivery, str]] = []
         for plan in plans:
             for request in plan.asked:
                 outcome = next(answers)
@@ -494,7 +498,9 @@ class Sender:
                 plan.results.append(Judged(request.delivery, verdict, outcomes.label(outcome)))
                 self._count_answer(plan.looked.entry, outcome, now)
                 if outcome.replacement_token:
-                    await self._rename(request.delivery, outcome.replacement_token)
+                    renamed.append((request.delivery, outcome.replacement_token))
+        if renamed:
+            await self._rename(renamed)
 
     def _judge(self, delivery: Delivery, outcome: Outcome, sent: Moment, now: Moment) -> Verdict:
         try:
@@ -508,18 +514,26 @@ class Sender:
                 return Verdict("done")
             return Verdict("later", now.ms + BUG_PAUSE, delivery.tries, delivery.free, delivery.doubts)
 
-    async def _rename(self, delivery: Delivery, token: str) -> None:
-        """The provider knows this device by another token now (gateways that speak the older JSON say so).
+    async def _rename(self, told: Iterable[tuple[Delivery, str]]) -> None:
+        """The provider knows these devices by other tokens now (gateways that speak the older JSON say so).
 
-        Its time stays that of the old one: whoever has registered the new token since has the phone now, and keeps it.
+        The time of each stays that of the old one: whoever has registered the new token since has the phone now, and
+        keeps it.
         """
-        old = delivery.device
-        renamed = msgspec.structs.replace(old, id=device_id(token), token=token)
         longest = max((style.ttl for style in self.looks.styles.values()), default=Style().ttl)
+        renames: dict[tuple[str, str, str], Rename] = {}  # each once, however many pushes were answered so
+        for delivery, token in told:
+            user, old = delivery.user, delivery.device
+            renamed = msgspec.structs.replace(old, id=device_id(token), token=token)
+            renames[user, old.id, token] = Rename(user, old.id, renamed, 1000 * longest)
         try:
-            await self.devices.rename(delivery.user, old.id, renamed, 1000 * longest)
-        except Exception as error:  # the old token still works; what was sent must not be sent again for this
-            self.report(f"lane {self.lane}: a device could not be renamed: {type(error).__name__}: {error}")
+            faults = await self.devices.rename_all(tuple(renames.values()), RENAMING)
+        except Exception as error:  # the old tokens still work; what was sent must not be sent again for this
+            faults = (f"{type(error).__name__}: {error}",) * len(renames)
+        if faults:
+            self.report(
+                f"lane {self.lane}: {len(faults)} of {len(renames)} devices could not be renamed: {faults[0]}"
+            )
 
     async def _answers(self, requests: Sequence[PushRequest]) -> Sequence[Outcome]:
         try:
@@ -585,6 +599,22 @@ class Sender:
         left = iter(list(self._unsettled))
         while part := list(islice(left, KEEP_PAGE)):
             await self.log.keep(dict.fromkeys(part, 0))
+
+    async def _bury(self, broken: Sequence[tuple[str, bytes]]) -> None:
+        """What nobody can read. That which could not be buried stays pending, and is claimed once it has been idle."""
+        states = (await self.log.bury(broken)).states
+        self.metrics.dead_letters.count("unreadable", states.count("done"))
+        faults = [
+            f"{entry}: {state}"
+            for (entry, _), state in zip(broken, states, strict=True)
+            if state not in ("done", "gone")
+        ]
+        self.metrics.push_settle_failures += len(faults)
+        if faults:
+            self.report(
+                f"lane {self.lane}: {len(faults)} entries that nobody can read were not buried, which is tried again"
+                f" in {self._idle_ms // 1000} s: entry {faults[0]}"
+            )
 
     # -- what is told
 
@@ -654,7 +684,7 @@ class Due:
         self.metrics.push_woken += woken.moved
         self.metrics.push_newer += woken.passed
         self.metrics.dead_letters.count("unreadable", woken.buried)
-        return await self._tidy() or woken.moved > 0
+        return await self._tidy() or woken.more or woken.moved > 0
 
     async def _tidy(self) -> bool:
         """True when there may be more at once."""

@@ -166,7 +166,7 @@ class House(Service):
         self.scripts = Scripts()
         self.calls.scripts = self.reads.scripts = self.sends.scripts = self.scripts.all()
         self.slot = Slot(self.reactor, self.calls, config.name, self.incarnation)
-        self.devices = RedisDevices(self.calls, self.scripts, self.rules)
+        self.devices = RedisDevices(self.calls, self.scripts, self.rules, metrics)
         self.phones = Phones(
             self.reactor, config, self.sends, self.scripts, self.rules, self.devices, lambda: self.slot.name,
             metrics, _report, lambda: self.slot.processes, RedisLanes(self.calls, self.rules).depths,

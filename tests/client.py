@@ -136,7 +136,7 @@ class Socket:
         receive_bytes: int = 0,
         pong: bool = True,
         opening: bytes = b"",
-        timeout: float = 5.0,
+        timeout: float = 20.0,
     ) -> None:
         self.pong = pong
         self.socket = socket.socket()
@@ -198,7 +198,7 @@ class Socket:
 
     # -- in
 
-    def frame(self, timeout: float = 5.0) -> tuple[int, bytes]:
+    def frame(self, timeout: float = 20.0) -> tuple[int, bytes]:
         """The next frame. Raises TimeoutError; Closed when the connection is over."""
         deadline = time.monotonic() + timeout
         while not self._waiting:
@@ -214,7 +214,7 @@ class Socket:
             self._waiting.extend(self._frames.feed(data))
         return self._waiting.popleft()
 
-    def receive(self, timeout: float = 5.0) -> Message:
+    def receive(self, timeout: float = 20.0) -> Message:
         """The next message; pings are answered on the way. Raises TimeoutError, Closed."""
         deadline = time.monotonic() + timeout
         while True:
@@ -227,7 +227,7 @@ class Socket:
             if opcode == PING and self.pong:
                 self.raw(frame(PONG, payload))
 
-    def until(self, kind: str, timeout: float = 5.0) -> Message:
+    def until(self, kind: str, timeout: float = 20.0) -> Message:
         """The next message of this type; others are skipped."""
         deadline = time.monotonic() + timeout
         while True:
@@ -235,7 +235,7 @@ class Socket:
             if message["type"] == kind:
                 return message
 
-    def closing(self, timeout: float = 5.0) -> Closed:
+    def closing(self, timeout: float = 20.0) -> Closed:
         """How the connection ends; messages before are skipped. Raises TimeoutError when it does not."""
         deadline = time.monotonic() + timeout
         while True:

@@ -140,7 +140,7 @@ class Daemon:
             assert self._process.stdin is not None
             self._process.stdin.close()
 
-    def stop(self, timeout: float = 10.0) -> None:
+    def stop(self, timeout: float = 20.0) -> None:
         """SIGTERM, and wait for an end in order. Fails when it takes longer, or ends otherwise."""
         assert self._process is not None
         self._process.terminate()
@@ -178,7 +178,7 @@ class Daemon:
     def tail(self, count: int = 15) -> str:
         return "\n".join(self.messages()[-count:])
 
-    def wait_for(self, said: str, timeout: float = 10.0) -> dict[str, Any]:
+    def wait_for(self, said: str, timeout: float = 30.0) -> dict[str, Any]:
         """The first log line with this text, as soon as it is there. Fails when the process ends before."""
         found: list[dict[str, Any]] = []
 
@@ -207,7 +207,7 @@ class Daemon:
     def get(self, path: str) -> tuple[int, bytes]:
         """Status and body of a page of the admin listener."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}{path}", timeout=20) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
             with error:

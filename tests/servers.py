@@ -80,7 +80,7 @@ class Valkey(EmbeddedServer):
         Raises hiredis.ReplyError for an error reply, OSError when the server does not answer within 5 s.
         """
         reader = hiredis.Reader()
-        with socket.create_connection((HOST, self.port), timeout=5.0) as link:
+        with socket.create_connection((HOST, self.port), timeout=20) as link:
             if password := self.options.get("requirepass"):
                 link.sendall(_packed("AUTH", str(password)))
                 _reply(link, reader)

@@ -297,9 +297,9 @@ def test_without_websockets_a_stream_takes_over_and_marks_go_over_http(
         server.feed.put(message)
     shows(program, state="live", rows=["b", "a"], unread=2, news=["b"])
     program.do({"do": "read", "ids": ["a"]})
-    assert server.asked.get(timeout=5)[1::2] == ("/v1/inbox/read", {"ids": ["a"]})
+    assert server.asked.get(timeout=30)[1::2] == ("/v1/inbox/read", {"ids": ["a"]})
     program.do({"do": "seen"})
-    assert server.asked.get(timeout=5)[1::2] == ("/v1/inbox/seen", {"epoch": "1.a", "seq": 2})
+    assert server.asked.get(timeout=30)[1::2] == ("/v1/inbox/seen", {"epoch": "1.a", "seq": 2})
     server.feed.put(change("read", 3, ids=["a"], unread=1))
     server.feed.put(change("seen", 4, upto=2, unread=1))
     shows(program, read=["a"], seen=2)
@@ -322,7 +322,7 @@ def test_an_active_reader_of_a_stream_has_seen(streaming: tuple[StreamServer, Pr
     program.do({"do": "active", "value": True})
     for message in (ready(1), row(1, "a", unread=1), upto(1, unread=1)):
         server.feed.put(message)
-    assert server.asked.get(timeout=5)[1::2] == ("/v1/inbox/seen", {"epoch": "1.a", "seq": 1})
+    assert server.asked.get(timeout=30)[1::2] == ("/v1/inbox/seen", {"epoch": "1.a", "seq": 1})
 
 
 # -- in a browser
@@ -377,7 +377,7 @@ def tab(browser: Browser, site: FakeServer) -> Iterator[Open]:
 def accepted(site: FakeServer, **auth: Any) -> Link:
     link = site.take(15)
     assert link is not None, "no connection came"
-    said = link.hear(5)
+    said = link.hear(20)
     assert {name: said.get(name) for name in auth} == auth
     return link
 
@@ -388,7 +388,7 @@ def say(link: Link, *messages: Message) -> None:
 
 
 def heard(link: Link, kind: str) -> Message:
-    end = time.monotonic() + 5
+    end = time.monotonic() + 20
     while (message := link.hear(end - time.monotonic()))["type"] != kind:
         pass
     return message

@@ -139,7 +139,7 @@ def ask(
 ) -> tuple[int, dict[str, str], str]:
     """(status, header fields, text) of an answer; header names with _ for -."""
     parts = urlsplit(url)
-    link = HTTPConnection(parts.hostname or "", parts.port, timeout=5)
+    link = HTTPConnection(parts.hostname or "", parts.port, timeout=20)
     try:
         path = parts.path + (f"?{parts.query}" if parts.query else "")
         link.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
@@ -150,7 +150,7 @@ def ask(
 
 
 def redis(url: str, *command: str) -> Any:
-    with socket.create_connection((HOST, urlsplit(url).port or 0), timeout=5) as link:
+    with socket.create_connection((HOST, urlsplit(url).port or 0), timeout=20) as link:
         link.sendall(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub is wrong
         reader = hiredis.Reader()
         while (reply := reader.gets()) is False:
@@ -163,7 +163,7 @@ class Socket:
 
     def __init__(self, url: str, origin: str = "") -> None:
         parts = urlsplit(url)
-        self._link = socket.create_connection((parts.hostname, parts.port), timeout=5)
+        self._link = socket.create_connection((parts.hostname, parts.port), timeout=20)
         self._protocol = WSConnection(ConnectionType.CLIENT)
         headers = [(b"Origin", origin.encode())] if origin else []
         asked = Request(

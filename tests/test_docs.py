@@ -25,11 +25,13 @@ from notifier.core import session as sessions
 from notifier.core.identity import relation
 from notifier.core.inbox import Bell, Joined, Place
 from notifier.core.intake import Intake
+from notifier.core.lanes import Lane
 from notifier.core.model import Event
 from notifier.core.session import LIVE, Close, Send, Session, Start
 from notifier.edge.embedded import free_port
 from notifier.edge.redis import PARTS
 from notifier.metrics import CLOSE_CODES, Metrics
+from notifier.sending import labels
 from tests.client import token
 from tests.daemon import Daemon, wait_until
 from tests.servers import Valkey, missing
@@ -121,7 +123,7 @@ def test_notifier_commands_in_code_exist(page: Path) -> None:
 
 
 def test_metric_names_exist() -> None:
-    metrics = Metrics({"push_certificate_expires": ("an-app",)})
+    metrics = Metrics(labels([Lane("an-app", "apns")]))
     samples = set(re.findall(r"^(notifier_\w+)", metrics.render().decode(), re.MULTILINE))
     samples |= {re.sub(r"_(bucket|sum|count)$", "", name) for name in samples}
     for page in PAGES:

@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 from twisted.internet.testing import MemoryReactorClock
 
+from notifier import phones as whole
 from notifier.config import Apns, App, Config, Events, Fcm, Gcm, Push, TypePush
 from notifier.core.breaker import BreakerRule
 from notifier.core.credentials import CredentialError
@@ -21,6 +22,7 @@ from notifier.core.guard import GuardRule
 from notifier.core.lanes import Lane, Rule
 from notifier.core.push import Style
 from notifier.core.retry import RetryRule
+from notifier.edge.http2.pool import Sizes
 from notifier.edge.store import Rules, Scripts
 from notifier.metrics import Metrics
 from notifier.phones import Phones, apps_of, build, gate_of, lanes_of, looks_of, pushes_of
@@ -92,6 +94,28 @@ def test_the_defaults_are_those_of_the_rules() -> None:
     assert gate_of(Push(guard_least=7, tries=2, breaker_failures=9)) == GateRule(
         RetryRule(tries=2), BreakerRule(failures=9), GuardRule(least=7)
     )
+
+
+@pytest.mark.parametrize("provider", ["apns", "fcm"])
+def test_connections_to_a_provider_are_as_many_as_it_is_told(
+    made: Credentials, monkeypatch: pytest.MonkeyPatch, provider: Any
+) -> None:
+    opened: list[Sizes] = []
+
+    def noted(kind: Any) -> Any:
+        class Noted(kind):  # type: ignore[misc]
+            def __init__(self, *given: Any, sizes: Sizes, **more: Any) -> None:
+                opened.append(sizes)
+                super().__init__(*given, sizes=sizes, **more)
+
+        return Noted
+
+    for name in ("Apns", "Fcm"):
+        monkeypatch.setattr(whole, name, noted(getattr(whole, name)))
+    told = App(apns=apple(made, connections=3), fcm=Fcm(str(made.service_account), connections=3))
+    for config in (configured(made), Config(apps={"photos": told})):
+        build(MemoryReactorClock(), config, Lane("photos", provider))
+    assert opened == [Sizes(), Sizes(most=3)]
 
 
 @pytest.mark.parametrize(

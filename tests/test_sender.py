@@ -18,9 +18,9 @@ from notifier.core.push import Style
 from notifier.edge.memory import MemoryInbox
 from notifier.edge.memory_push import MemoryDevices, MemoryDue, MemoryPushes
 from notifier.metrics import Metrics
-from notifier.ports import PushesRead, PushRequest, Unavailable
+from notifier.ports import PushesRead, PushesSettled, PushRequest, Unavailable
 from notifier.sending import BATCH, Due, Looks, Sender, labels
-from tests.contract.phones import APNS, DOWN, FCM, GONE, OK, WRONG, FakeProvider, phone
+from tests.contract.phones import APNS, DOWN, FCM, GONE, OK, WRONG, FakeProvider, phone, steps
 from tests.contract.world import ISSUED, NOWHERE, MemoryWorld, Reader, event, people
 from tests.test_pipeline import now
 
@@ -260,14 +260,28 @@ def test_what_was_seen_meanwhile_is_not_sent() -> None:
     assert house.left() == 0
 
 
-def test_who_has_no_phone_any_more_is_done() -> None:
+@pytest.mark.parametrize("late", [0, 3_600])
+def test_who_has_no_phone_any_more_is_done(late: int) -> None:
+    """Also after the deadline: letters that nobody can do anything about would hide the others."""
     house = House()
     house.enlist(U, phone())
     house.comment(U)
     assert now(house.world.devices().unregister(U, phone().id))
+    house.pass_(late)
     turn(house.sender(FakeProvider()))
     assert house.metrics.push_drops["demo apns no_device"] == 1
-    assert house.left() == 0
+    assert (house.left(), house.letters()) == (0, [])
+
+
+def test_whose_phone_is_anothers_now_gets_no_dead_letter() -> None:
+    house = House()
+    house.enlist(U, phone())
+    house.comment(U)
+    assert now(steps(house.world).claim(V, phone().id, None)).won
+    house.pass_(3_600)
+    turn(house.sender(FakeProvider()))
+    assert house.metrics.push_drops["demo apns no_device"] == 1
+    assert (house.metrics.push_strangers, house.letters()) == (1, [])
 
 
 @pytest.mark.parametrize("fault", ["raises", "is short"])
@@ -592,7 +606,7 @@ def test_a_burial_that_fails_leaves_nothing_in_hand() -> None:
     async def with_broken(want: int) -> PushesRead:
         return msgspec.structs.replace(await read(want), broken=(("1-1", b"?"),))
 
-    async def away(broken: Sequence[tuple[str, bytes]]) -> None:
+    async def away(broken: Sequence[tuple[str, bytes]]) -> PushesSettled:
         raise Unavailable("no Redis")
 
     sender.log.read, sender.log.bury = with_broken, away  # type: ignore[method-assign]

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from notifier.core.model import Delivery, Outcome
-from tests.contract.phones import FCM, OK, FakeProvider, phone
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock, deferLater
+
+from notifier.core.model import Delivery, Device, Outcome
+from notifier.edge.device_store import RENAMES
+from notifier.edge.memory_push import MemoryDevices
+from notifier.ports import Unavailable
+from notifier.sending import RENAMING, Sender
+from tests.contract.phones import FCM, OK, FakeProvider, begin, phone
 from tests.test_pipeline import now
 from tests.test_sender import House, U, V, turn
 
@@ -88,3 +97,83 @@ def test_a_name_is_known_for_as_long_as_a_push_may_wait() -> None:
     assert now(devices.renamed(U, phone("a", FCM).id)) == phone("b", FCM).id
     house.pass_(90_000)
     assert now(devices.renamed(U, phone("a", FCM).id)) == ""
+
+
+class Slow(MemoryDevices):
+    """Redis answers the renames when it is told to. `time`: that of the process."""
+
+    def __init__(self, house: House) -> None:
+        self.time: Any = Clock()
+        super().__init__(house.server, house.world.rules, lambda s: deferLater(self.time, s, lambda: None))
+        self.asked: list[Deferred[None]] = []
+        self.names: list[str] = []
+
+    async def rename(self, user: str, old: str, device: Device, ms: int) -> bool:
+        answer: Deferred[None] = Deferred()
+        self.asked.append(answer)
+        await answer
+        self.names.append(old)
+        return await super().rename(user, old, device, ms)
+
+
+def slow_house() -> tuple[House, Slow, Sender]:
+    """A batch for forty phones, each of which has another token now."""
+    house = House()
+    phones = [phone(f"p{n:02}", FCM) for n in range(40)]
+    house.enlist(U, *phones)
+    house.comment(U)
+    names = {one.id: f"new{n:02}" for n, one in enumerate(phones)}
+    sender = house.sender(FakeProvider(lambda one: renames(names[one.device.id])), FCM)
+    slow = sender.devices = Slow(house)
+    return house, slow, sender
+
+
+def test_renames_go_side_by_side_and_not_all_at_once() -> None:
+    house, slow, sender = slow_house()
+    under_way = begin(sender.once())
+    assert len(slow.asked) == RENAMES
+    for answered in range(40):
+        slow.asked[answered].callback(None)
+        assert len(slow.asked) == min(40, answered + 1 + RENAMES)
+    assert under_way.called
+    assert {one.token for one in now(slow.of(U))} == {phone(f"new{n:02}", FCM).token for n in range(40)}
+    assert (house.left(FCM), house.said) == (0, [])
+    assert slow.time.getDelayedCalls() == []
+
+
+def test_slow_renames_do_not_hold_a_batch_until_others_take_it_over() -> None:
+    house, slow, sender = slow_house()
+    under_way = begin(sender.once())
+    for answered in range(5):
+        slow.asked[answered].callback(None)
+    slow.time.advance(RENAMING)
+    assert under_way.called
+    assert house.left(FCM) == 0, "what was sent is settled"
+    (line,) = house.said
+    assert "35 of 40 devices could not be renamed" in line
+    assert len(slow.asked) == 5 + RENAMES
+    for late in slow.asked[5:]:
+        late.callback(None)
+    assert len(slow.names) == len(slow.asked) == 5 + RENAMES, "what was begun is ended, the rest is not begun"
+
+
+def test_one_rename_that_fails_stops_no_other() -> None:
+    house, slow, sender = slow_house()
+    begin(sender.once())
+    slow.asked[0].errback(Unavailable("Redis is away"))
+    for answered in range(1, 40):
+        slow.asked[answered].callback(None)
+    assert len(slow.names) == 39
+    (line,) = house.said
+    assert "1 of 40 devices could not be renamed: Unavailable: Redis is away" in line
+
+
+def test_a_device_is_renamed_once_for_all_pushes_of_a_batch() -> None:
+    house = House()
+    house.enlist(U, phone("a", FCM))
+    for thing in "123":
+        house.comment(U, thing=thing)
+    sender = house.sender(FakeProvider(lambda _: renames("b")), FCM)
+    slow = sender.devices = Slow(house)
+    begin(sender.once())
+    assert len(slow.asked) == 1

@@ -140,14 +140,15 @@ def dropped(row: Row, has_devices: bool) -> Drop | None:
     return None if has_devices else "no_device"
 
 
-def buried(row: Row, deadline: int, now: int) -> tuple[str, str] | None:
-    """(reason, detail) of an entry that can never be sent as it should; None: it can. deadline, now: ms."""
+def buried(row: Row, deadline: int, now: int, has_devices: bool) -> tuple[str, str] | None:
+    """(reason, detail) of an entry that can never be sent as it should; None: it can, or there is nobody to send it
+    to. deadline, now: ms."""
     if row.standing == "trimmed":
         return "trimmed", "the inbox has dropped its row for newer ones"
     if row.standing == "forgotten":
         return "forgotten", "there is no inbox of this person any more"
     if row.standing == "broken":
         return "unreadable", row.record[:500]
-    if row.standing == "row" and now >= deadline:
+    if row.standing == "row" and has_devices and now >= deadline:
         return "expired", "its deadline came before it was sent"
     return None

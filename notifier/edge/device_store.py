@@ -1,26 +1,32 @@
 """Devices over Redis: whose a token is, and what a person's list holds. Person and token may live in different slots,
 so a token changes hands in steps."""
 
-from collections.abc import Awaitable, Iterable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, DeferredList, gatherResults
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from notifier.core import devices as device_lines
 from notifier.core import keys
 from notifier.core.model import Device
+from notifier.edge.logs import Every
 from notifier.edge.redis import Connection, ReplyError
 from notifier.edge.store import Rules, Scripts, first_fault
-from notifier.ports import DevicePage, Unavailable
+from notifier.metrics import Metrics
+from notifier.ports import DevicePage, Rename, Unavailable
 
 SCAN_PAGE: Final = 200
 OWNER_PAGE: Final = 1_000  # owners in one call
+RENAMES: Final = 10  # at the same time
 TRIES: Final = 3  # of bringing a device to its person
 FOREVER: Final = 2**53  # ms: no device was registered later
 
 _log: Final = Logger()
+_say: Final = Every(60.0)  # a damaged device is met at every look at its person's, which may be many a second
 
 
 class Listed(NamedTuple):
@@ -67,10 +73,13 @@ class DeviceSteps(Protocol):
 
 class DeviceMoves:
     """What comes and goes in steps; whoever dies between two of them leaves a device that gets nothing until its app
-    registers again, never one that gets what is another's: with the first step the token has left its last owner."""
+    registers again, never one that gets what is another's: with the first step the token has left its last owner.
+    `wait(seconds)` passes the time."""
 
-    def __init__(self, steps: DeviceSteps) -> None:
-        self.steps = steps
+    def __init__(
+        self, steps: DeviceSteps, wait: Callable[[float], Deferred[None]] = lambda seconds: Deferred()
+    ) -> None:
+        self.steps, self._wait = steps, wait
 
     async def register(self, user: str, device: Device) -> bool:
         """The device is this person's from now on, and nobody else's; False: somebody else has registered it meanwhile,
@@ -122,6 +131,30 @@ class DeviceMoves:
         await self.steps.note(user, old, device.id, ms)
         await self.unregister(user, old)
         return True
+
+    async def rename_all(self, renames: Sequence[Rename], seconds: float) -> tuple[str, ...]:
+        """Some at a time, for so many seconds; why those failed, or were not finished, that did."""
+        left, faults, ended = deque(renames), list[str](), 0
+
+        async def work() -> None:
+            nonlocal ended
+            while left:
+                one = left.popleft()
+                try:
+                    await self.rename(one.user, one.old, one.device, one.ms)
+                except Exception as error:  # each for itself
+                    faults.append(f"{type(error).__name__}: {error}")
+                ended += 1
+
+        works = [Deferred.fromCoroutine(work()) for _ in range(min(RENAMES, len(renames)))]
+        over = self._wait(seconds)
+        either: list[Deferred[Any]] = [gatherResults(works), over]
+        await DeferredList(either, fireOnOneCallback=True, consumeErrors=True)
+        over.cancel()
+        # Not cancelled: cut between two steps, a device would get nothing until its app registers again.
+        left.clear()
+        late = len(renames) - ended
+        return (*faults, *[f"not done within {seconds:g} s"] * late)
 
     async def renamed(self, user: str, device: str) -> str:
         """What has become of a device by `rename`; "" = nothing."""
@@ -202,14 +235,18 @@ class RedisSteps:
 class RedisDevices(DeviceMoves):
     """Everybody's devices (ports.Devices)."""
 
-    def __init__(self, calls: Connection, scripts: Scripts, rules: Rules) -> None:
-        super().__init__(RedisSteps(calls, scripts, rules))
-        self.calls, self.rules = calls, rules
+    def __init__(
+        self, calls: Connection, scripts: Scripts, rules: Rules, metrics: Metrics | None = None
+    ) -> None:
+        super().__init__(
+            RedisSteps(calls, scripts, rules), lambda seconds: deferLater(calls.reactor, seconds, _nothing)
+        )
+        self.calls, self.rules, self.metrics = calls, rules, metrics or Metrics()
 
     async def of(self, user: str) -> tuple[Device, ...]:
         """A person's devices, those registered longest ago first."""
         flat = await self.calls.call("HGETALL", keys.devices(user, self.rules.shards))
-        return tuple(readable(read_devices(flat)[0]))
+        return tuple(readable(self._read(flat)))
 
     async def page(self, after: str = "") -> DevicePage:
         """All devices, a page at a time."""
@@ -227,10 +264,15 @@ class RedisDevices(DeviceMoves):
 
     async def _list(self, key: bytes) -> list[Device]:
         try:
-            return read_devices(await self.calls.call("HGETALL", key))[0]
+            return self._read(await self.calls.call("HGETALL", key))
         except ReplyError as error:  # a key of another type is nobody else's trouble
             _log.error("{key} cannot be read and is passed over: {error}", key=key, error=str(error))
             return []
+
+    def _read(self, flat: Sequence[bytes]) -> list[Device]:
+        devices, damaged = read_devices(flat)
+        self.metrics.devices_unreadable += len(damaged)
+        return devices
 
 
 def read_devices(flat: Sequence[bytes]) -> tuple[list[Device], list[str]]:
@@ -243,12 +285,20 @@ def read_devices(flat: Sequence[bytes]) -> tuple[list[Device], list[str]]:
         try:
             device = device_lines.decode(name.decode(), line.decode())
         except ValueError as error:
-            _log.error("device {device} cannot be read and is passed over: {error}", device=name, error=error)
+            if (suppressed := _say.due()) is not None:
+                _log.error(
+                    "device {device} cannot be read and is passed over: {error} ({suppressed} more like it)",
+                    device=name, error=error, suppressed=suppressed,
+                )  # fmt: skip
             damaged.append(name.decode("utf-8", "replace"))
             continue
         if device is not None:
             found.append(device)
     return sorted(found, key=lambda one: (one.registered, one.id)), damaged
+
+
+def _nothing() -> None:
+    return None
 
 
 def readable(devices: Iterable[Device]) -> list[Device]:

@@ -36,6 +36,9 @@ LAST_SECOND = 253_402_300_800  # the year 10000, which no ISO 8601 time has
 
 LEVELS: dict[str, int] = {"debug": 10, "info": 20, "warn": 30, "error": 40, "critical": 50}
 
+# Tells of every request of ours that a factory was started and stopped; only somebody who debugs wants to know.
+CHATTY = frozenset({"twisted.web.client._HTTP11ClientFactory"})
+
 # A field is secret by the end of its name: device_token, apiKey, X-Api-Key; not token_hash, password_file.
 SECRET_NAME = re.compile(r"(?:token|authorization|secret|password|passwd|cookie|key)s?\Z", re.IGNORECASE)
 
@@ -206,7 +209,8 @@ def _iso(seconds: object) -> str:
 
 def _level(event: LogEvent) -> str:
     name = getattr(event.get("log_level"), "name", None)
-    return name if isinstance(name, str) and name in LEVELS else "info"
+    level = name if isinstance(name, str) and name in LEVELS else "info"
+    return "debug" if level == "info" and event.get("log_namespace") in CHATTY else level
 
 
 def as_json(record: Mapping[str, Json]) -> str:

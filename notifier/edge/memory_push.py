@@ -2,6 +2,8 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+from twisted.internet.defer import Deferred
+
 from notifier import ports
 from notifier.core import keys
 from notifier.core.devices import surplus
@@ -84,10 +86,15 @@ class MemorySteps:
 
 
 class MemoryDevices(DeviceMoves):
-    """Everybody's devices (ports.Devices)."""
+    """Everybody's devices (ports.Devices). `wait(seconds)` passes the time."""
 
-    def __init__(self, server: MemoryServer, rules: Rules) -> None:
-        super().__init__(MemorySteps(server, rules))
+    def __init__(
+        self,
+        server: MemoryServer,
+        rules: Rules,
+        wait: Callable[[float], Deferred[None]] = lambda seconds: Deferred(),
+    ) -> None:
+        super().__init__(MemorySteps(server, rules), wait)
         self.server = server
 
     async def of(self, user: str) -> tuple[Device, ...]:
@@ -260,9 +267,10 @@ class MemoryPushes:
         )  # fmt: skip
         self.server.bury(self.tagged, self.rules, dead)
 
-    async def bury(self, broken: Sequence[tuple[str, bytes]]) -> None:
+    async def bury(self, broken: Sequence[tuple[str, bytes]]) -> ports.PushesSettled:
         """Here nothing is ever broken: entries are not text."""
         assert not broken
+        return ports.PushesSettled(())
 
     async def depth(self) -> ports.Depth:
         """How much lies in the stream, and how old the oldest entry is."""
@@ -300,7 +308,7 @@ class MemoryDue:
             for _, key in due:
                 self.server.push(keys.pushes(self.tagged, mine[key].lane), mine[key].entry)
                 self.server.waiting.cut(key)
-            return ports.Woken(len(due), len(mine) - len(due))
+            return ports.Woken(len(due), len(mine) - len(due), more=len(due) == WAKE_PAGE)
 
     async def tidy(self) -> ports.Tidied:
         """Settle what nobody has taken from its lane until long after its deadline; a part of it at a time."""
@@ -325,7 +333,11 @@ class MemoryDue:
         server = self.server
         try:
             server.hazard("look", entry.user, entry.notification)
-            why = buried(row_of(server.box(entry.user), entry.notification), 0, 1)
+            row = row_of(server.box(entry.user), entry.notification)
+            if row.standing == "row":
+                server.hazard("devices", entry.user, entry.notification)
+            listed = (server.devices.get(entry.user) or {}).values()
+            why = buried(row, 0, 1, any(str(lane_of(one)) == lane for one in listed))
         except ItemError as error:
             if entry.deadline + DAY > server.now:
                 return None

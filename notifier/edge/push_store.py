@@ -1,6 +1,7 @@
 """The ports of phones over Redis: lanes, and what is due. A lane's stream, its people's inboxes and devices lie in one
 slot; whose a token is lies in the token's own, and is asked for in between."""
 
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -37,6 +38,10 @@ LOOK_WORK: Final = 1_000
 SETTLE_WORK: Final = 1_000
 SETTLE_PAGE: Final = 200  # results in one call, unless those of one entry are more
 WAKE_PAGE: Final = 100
+# What cannot be woken stays in front of `due`, and may be much. A look at all of it comes after so many seconds at the
+# earliest, and after so many times what the last one took: it never has more than a twentieth of the time.
+FROM_THE_FIRST: Final = 10.0
+FROM_THE_FIRST_SHARE: Final = 20.0
 TIDY_PAGE: Final = 100
 ABANDONED: Final = 3_600_000  # ms after its deadline that an entry may lie in its lane
 KEEP_SLACK: Final = 200  # ms by which our clock may go faster than the server's while an entry is held
@@ -152,11 +157,12 @@ class RedisPushes:
         ]
         return [state.decode("utf-8", "replace") for state in await self._run_settle(packed)]
 
-    async def bury(self, broken: Sequence[tuple[str, bytes]]) -> None:
+    async def bury(self, broken: Sequence[tuple[str, bytes]]) -> PushesSettled:
         """To the dead letters with entries that nobody can read."""
         why = ["b", ALL, "unreadable", "the field `push` is not what we write"]
         packed = [[entry, "", "", "", at, [why]] for at, (entry, _) in enumerate(broken, 1)]
-        await self._run_settle(packed, [raw for _, raw in broken])
+        states = await self._run_settle(packed, [raw for _, raw in broken])
+        return PushesSettled(tuple(state.decode("utf-8", "replace") for state in states))
 
     async def _run_settle(self, packed: list[list[Any]], raws: Sequence[bytes] = ()) -> list[bytes]:
         rules, states = self.rules, list[bytes]()
@@ -190,26 +196,31 @@ class RedisDue:
 
     def __init__(
         self, calls: Connection, scripts: Scripts, rules: Rules, shard: int,
-        wait: Callable[[float], Awaitable[None]],
+        wait: Callable[[float], Awaitable[None]], clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self.calls, self.scripts, self.rules = calls, scripts, rules
-        self.tagged, self.wait = keys.tag(shard), wait
+        self.tagged, self.wait, self._clock = keys.tag(shard), wait, clock
         self._over = 0  # of what is due, how much in front is not for this process
+        self._began = 0.0  # when this process began to look from the first on
+        self._first_at: float | None = 0.0  # when it does so again; None: it has not come to the end yet
         self._say = Every(60.0)
 
     async def wake(self) -> Woken:
         """Bring what is due back to its lane; a part of it at a time."""
-        rules = self.rules
+        rules, began = self.rules, self._clock()
+        if self._first_at is not None and began >= self._first_at:
+            self._over, self._began, self._first_at = 0, began, None
         args = (self.tagged, rules.publish, WAKE_PAGE, self._over, rules.letters, rules.letters_age)
         key = keys.due(self.tagged)
-        moved, left, passed, buried, fault = await self.calls.run(self.scripts.wake, (key,), args)
-        # What is passed over stays in front. The next look begins behind it, until one has come to the end.
-        whole = moved + passed + buried == WAKE_PAGE
-        self._over = self._over + passed if whole else 0
+        moved, left, passed, buried, fault, self._over = await self.calls.run(self.scripts.wake, (key,), args)
+        more = moved + passed + buried == WAKE_PAGE
+        if not more and self._first_at is None:
+            ended = self._clock()
+            self._first_at = ended + max(FROM_THE_FIRST, FROM_THE_FIRST_SHARE * (ended - self._began))
         if fault and self._say.due() is not None:
             _log.error("of what is due on shard {shard}, some cannot be sent again: {error}",
                        shard=self.tagged, error=fault.decode("utf-8", "replace"))  # fmt: skip
-        return Woken(moved, left, passed, buried)
+        return Woken(moved, left, passed, buried, more)
 
     async def tidy(self) -> Tidied:
         """Settle what nobody has taken from its lane until long after its deadline; a part of it at a time."""

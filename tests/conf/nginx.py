@@ -91,7 +91,7 @@ class Nginx(Shipped):
 
     def connect(self, source: str = "127.0.0.1") -> ssl.SSLSocket:
         """A TLS connection, from an address of the loopback's network."""
-        plain = socket.create_connection(("127.0.0.1", self.port), timeout=5, source_address=(source, 0))
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=20, source_address=(source, 0))
         return self.papers.context().wrap_socket(plain, server_hostname="localhost")
 
     def knock(self, source: str = "127.0.0.1", **headers: str) -> tuple[int, ssl.SSLSocket]:

@@ -157,6 +157,7 @@ RINGS: Final[dict[str, dict[str, str]]] = {
     "NotifierPushesWait": {'notifier_push_backlog{app="photos",provider="fcm"}': "20000x60"},
     "NotifierLaneUnread": {'notifier_push_backlog{app="(unconfigured)",provider="fcm"}': "1x60"},
     "NotifierPushesUnsettled": {'notifier_push_unsettled{app="photos",provider="fcm"}': "1x60"},
+    "NotifierSenderStopped": {'notifier_push_unsettled{app="photos",provider="fcm"}': "1000x60"},
     "NotifierPushBugs": {"notifier_push_bugs_total": "0+1x60"},
     "NotifierCertificateEnds": {'notifier_push_certificate_expires{app="photos"}': "86400x60"},
 }  # fmt: skip
@@ -195,7 +196,7 @@ QUIET: Final = {
     'notifier_push_suspended{app="photos",provider="fcm"}': FLAT,
     'notifier_push_backlog{app="photos",provider="fcm"}': "12x60",
     'notifier_push_backlog{app="(unconfigured)",provider="fcm"}': FLAT,
-    'notifier_push_unsettled{app="photos",provider="fcm"}': "0x55 3 0 0 0 0",
+    'notifier_push_unsettled{app="photos",provider="fcm"}': "0x55 1003 0 0 0 0",
     "notifier_push_bugs_total": FLAT,
     'notifier_push_certificate_expires{app="photos"}': "9000000x60",
     'notifier_push_certificate_expires{app="keyed"}': FLAT,

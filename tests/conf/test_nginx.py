@@ -133,7 +133,7 @@ def test_the_rest_stays_out(front: Nginx, path: str) -> None:
 
 
 def test_plain_http_is_sent_to_tls(front: Nginx) -> None:
-    with socket.create_connection(("127.0.0.1", front.plain), timeout=5) as client:
+    with socket.create_connection(("127.0.0.1", front.plain), timeout=20) as client:
         client.sendall(b"GET /v1/inbox HTTP/1.1\r\nHost: push.example.com\r\nConnection: close\r\n\r\n")
         answer = b"".join(iter(lambda: client.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 308 ")

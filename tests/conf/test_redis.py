@@ -78,7 +78,7 @@ class Guarded(Shipped):
 
     def call(self, role: str, *command: str) -> Any:
         """One command as somebody; text is decoded. Raises hiredis.ReplyError."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as link:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as link:
             _answer(link, ("AUTH", role, self.passwords[role]))
             return _answer(link, command)
 
@@ -143,7 +143,7 @@ def test_a_copy_without_passwords_does_not_start(guarded: Guarded, tmp_path: Pat
 
 
 def test_nobody_gets_in_without_a_name(guarded: Guarded) -> None:
-    with socket.create_connection(("127.0.0.1", guarded.port), timeout=5) as link:
+    with socket.create_connection(("127.0.0.1", guarded.port), timeout=20) as link:
         link.sendall(b"PING\r\n")
         assert link.recv(1024).startswith(b"-NOAUTH")
 

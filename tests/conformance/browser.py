@@ -102,7 +102,7 @@ class Tab:
         assert "exceptionDetails" not in said, said["exceptionDetails"]
         return said["result"].get("value")
 
-    def until(self, script: str, wanted: Any = True, seconds: float = 10.0) -> None:
+    def until(self, script: str, wanted: Any = True, seconds: float = 30.0) -> None:
         """Returns when the expression gives `wanted`."""
         end = time.monotonic() + seconds
         while (found := self.run(script)) != wanted:

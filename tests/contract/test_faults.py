@@ -12,34 +12,17 @@ from notifier.core import keys
 from notifier.core.inbox import DELETED, NOTIFICATION, READ, RETRACTED, SEEN, Join, Mark, Place, parse
 from notifier.core.intake import REASONS
 from notifier.edge.letters import Letters
-from notifier.edge.redis import ReplyError, load_script
+from notifier.edge.redis import load_script
 from notifier.edge.store import Scripts
-from notifier.ports import Letter, NotMarked
+from notifier.ports import Letter
 from tests import reactor
 from tests.contract.conftest import opened
+from tests.contract.injection import Arm, Run, again, inject, interrupted, interrupted_everywhere
 from tests.contract.world import ISSUED, NOWHERE, TAG, Reader, RedisWorld, event, ids, load, people, place
 from tests.servers import Valkey
 from tests.stored import State
 
 U, V, W = people(3)
-COUNTING = """
-local left = tonumber(redis.call('GET', 'fault') or -1)
-local function counted(result, name)
-  left = left - 1
-  if left == 0 then
-    redis.call('DEL', 'fault')
-    error({err = 'ERR injected after ' .. name})
-  end
-  return result
-end
-local function counted_call(...) return counted(redis.call(...), (...)) end
-local function counted_pcall(...) return counted(redis.pcall(...), (...)) end
-"""
-
-
-def inject(text: str) -> str:
-    """Raises after as many calls as the key `fault` says, once."""
-    return COUNTING + text.replace("redis.call", "counted_call").replace("redis.pcall", "counted_pcall")
 
 
 class Fragile(RedisWorld):
@@ -139,19 +122,6 @@ async def prepare(world: Fragile) -> None:
     await world.new_run(U)
     await world.new_run(V)
     world.reader = reader
-
-
-Act = Callable[[Fragile], Awaitable[object]]
-Arm = Callable[[], Awaitable[object]]
-
-
-async def again(call: Callable[[], Awaitable[object]]) -> object:
-    """What every caller does when a script has failed."""
-    try:
-        return await call()
-    except (ReplyError, NotMarked) as error:
-        assert "injected" in str(error)
-        return await call()
 
 
 async def hand_over(world: Fragile, arm: Arm) -> object:
@@ -310,32 +280,19 @@ ACTS: dict[str, tuple[Callable[[Fragile, Arm], Awaitable[object]], int]] = {
 }
 
 
-async def run(world: Fragile, name: str, after: int) -> tuple[object, dict[str, Any], bool]:
+async def run(world: Fragile, name: str, after: int) -> Run:
     """One run with an error after so many calls (0: none). The answer, what is left, and whether the error came."""
     await world.calls.call("FLUSHALL")
     world.scripts = Scripts()
     await prepare(world)
     if hasattr(world.scripts, name):
         setattr(world.scripts, name, load_script(name, inject))
-
-    async def arm() -> None:
-        if after:
-            await world.calls.call("SET", "fault", after)
-
-    answer = await ACTS[name][0](world, arm)
-    came = after > 0 and not await world.calls.call("DEL", "fault")
+    answer, came = await interrupted(world, ACTS[name][0], after)
     return answer, await state(world), came
 
 
 @pytest.mark.parametrize("name", ACTS)
 async def test_an_error_anywhere_leaves_what_a_repeat_completes(fragile: Fragile, name: str) -> None:
     fragile.base = fragile.now() - 60_000
-    expected_answer, expected, _ = await run(fragile, name, 0)
-    after = 0
-    while True:
-        answer, found, came = await run(fragile, name, after + 1)
-        assert (after + 1, answer, found) == (after + 1, expected_answer, expected)
-        if not came:
-            break
-        after += 1
+    after = await interrupted_everywhere(lambda after: run(fragile, name, after))
     assert after >= ACTS[name][1], f"only {after} calls were reached"

@@ -712,6 +712,19 @@ async def test_what_is_abandoned_but_was_seen_is_no_dead_letter(world: World) ->
     assert len((await world.due().tidy()).buried) == 1
 
 
+async def test_what_is_abandoned_by_all_devices_is_no_dead_letter(world: World) -> None:
+    """What it says of itself is of no use to anybody: nobody would have got it."""
+    other = Lane("left", "fcm")
+    await enlist(world, U, [phone("a", LEFT), phone("b", other)])
+    late = await abandoned(world)
+    await world.devices().unregister(U, phone("a", LEFT).id)
+    for lane in (LEFT, other):
+        await world.put(lane, late, msgspec.structs.replace(late, device=phone("a", LEFT).id))
+    assert (await world.due().tidy()).buried == ("expired", "expired")
+    assert {letter.lane for letter in await world.letters("expired")} == {"left:fcm"}
+    assert [(await world.pushes(lane).depth()).entries for lane in (LEFT, other)] == [1, 1], "the young stay"
+
+
 async def test_what_is_abandoned_in_mass_goes_a_part_at_a_time(world: World) -> None:
     await enlist(world, U, [phone("a", LEFT), phone("b", FCM)])
     late = await abandoned(world)

@@ -18,6 +18,7 @@ from notifier.edge.redis import ReplyError, load_script
 from notifier.edge.store import Scripts
 from tests import reactor
 from tests.contract.conftest import opened
+from tests.contract.injection import Arm, Run, again, inject, interrupted, interrupted_everywhere
 from tests.contract.phones import (
     APNS,
     DOWN,
@@ -31,7 +32,6 @@ from tests.contract.phones import (
     phone,
     steps,
 )
-from tests.contract.test_faults import inject
 from tests.contract.world import TAG, Reader, RedisWorld, event, people
 from tests.servers import Valkey
 
@@ -42,9 +42,6 @@ FINE, BUSY, DEAD, BAD, MOVED, OTHER = (
 )
 LEFT = Lane("left", "apns")  # of an app that nobody configures any more
 ANSWERS = {FINE.id: OK, BUSY.id: DOWN, DEAD.id: GONE, BAD.id: WRONG}
-
-Act = Callable[["Fragile"], Awaitable[object]]
-Arm = Callable[[], Awaitable[object]]
 
 
 class Fragile(RedisWorld):
@@ -82,15 +79,6 @@ async def state(world: Fragile) -> dict[str, Any]:
         "known": await world.calls.call("SMEMBERS", keys.lanes(TAG)),
         "dead": {one.device.id for one in await world.dead_tokens()},
     }
-
-
-async def again(call: Callable[[], Awaitable[object]]) -> object:
-    """What every caller does when a script has failed."""
-    try:
-        return await call()
-    except ReplyError as error:
-        assert "injected" in str(error)
-        return await call()
 
 
 def answer(delivery: Delivery) -> Outcome:
@@ -223,7 +211,7 @@ ACTS: dict[str, tuple[str, Callable[[Fragile, Arm], Awaitable[object]], int]] = 
 }
 
 
-async def run(world: Fragile, name: str, after: int) -> tuple[object, dict[str, Any], bool]:
+async def run(world: Fragile, name: str, after: int) -> Run:
     """One run with an error after so many calls (0: none). The answer, what is left, and whether the error came."""
     await world.calls.call("FLUSHALL")
     world.use(cap=100, devices=50)
@@ -231,27 +219,12 @@ async def run(world: Fragile, name: str, after: int) -> tuple[object, dict[str, 
     await prepare(world)
     script, act, _ = ACTS[name]
     setattr(world.scripts, script, load_script(script, inject))
-
-    async def arm() -> None:
-        if after:
-            await world.calls.call("SET", "fault", after)
-
-    done = await act(world, arm)
-    came = after > 0 and not await world.calls.call("DEL", "fault")
+    done, came = await interrupted(world, act, after)
     return done, await state(world), came
 
 
 @pytest.mark.parametrize("name", ACTS)
 async def test_an_error_anywhere_leaves_what_a_repeat_completes(fragile: Fragile, name: str) -> None:
     fragile.at = fragile.now() - 60_000
-    expected_answer, expected, _ = await run(fragile, name, 0)
-    after = 0
-    while True:
-        done, found, came = await run(fragile, name, after + 1)
-        assert (after + 1, done) == (after + 1, expected_answer)
-        for part, value in found.items():
-            assert (after + 1, part, value) == (after + 1, part, expected[part])
-        if not came:
-            break
-        after += 1
+    after = await interrupted_everywhere(lambda after: run(fragile, name, after))
     assert after >= ACTS[name][2], f"only {after} calls were reached"

@@ -9,18 +9,30 @@ from notifier.core import keys
 from notifier.core.devices import encode
 from notifier.core.lanes import PushEntry
 from notifier.core.model import Verdict
-from notifier.edge import push_store
-from notifier.edge.push_store import ABANDONED, RedisLanes
+from notifier.edge import device_store, push_store
+from notifier.edge.device_store import RedisDevices
+from notifier.edge.logs import Every
+from notifier.edge.push_store import ABANDONED, FROM_THE_FIRST, RedisDue, RedisLanes
 from notifier.edge.redis import ReplyError
+from notifier.metrics import Metrics
 from notifier.ports import Judged, Settlement
 from tests.contract.phones import APNS, FCM, FakeProvider, Process, enlist, phone, steps
 from tests.contract.test_push import judged, later, one_entry
-from tests.contract.world import TAG, Reader, RedisWorld, event, people
+from tests.contract.world import TAG, Reader, RedisWorld, event, pause, people
 
 U, V = people(2)
 NEWER = phone("newer", registered=5)
 IN_FORM_2 = "2a demo 5 what only a newer process reads"
 HOUR = 3_600_000
+
+
+class Clock:
+    """That of a process; it stands until a test sets it on."""
+
+    now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 async def write_newer(world: RedisWorld, user: str = U) -> None:
@@ -135,6 +147,30 @@ async def test_a_damaged_device_costs_itself_alone(real: RedisWorld, line: str) 
     assert await real.devices().unregister(U, "x" * 22), "its person may"
 
 
+async def test_a_damaged_device_is_counted_at_every_look_and_told_now_and_then(
+    real: RedisWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(device_store._log, "error", lambda words, **facts: told.append(words.format(**facts)))
+    clock = Clock()
+    monkeypatch.setattr(device_store, "_say", Every(60.0, clock))
+    await enlist(real, U, [phone()])
+    await real.calls.call("HSET", keys.devices(U, 1), "x" * 22, "damaged")
+    await steps(real).claim(U, "x" * 22, None)
+    metrics = Metrics({})
+    devices = RedisDevices(real.calls, real.scripts, real.rules, metrics)
+    for _ in range(2):
+        assert [one.id for one in await devices.of(U)] == [phone().id]
+        assert len((await devices.page()).pairs) == 1
+    assert metrics.devices_unreadable == 4
+    clock.now += 60
+    await Reader(real).deliver(event("comment", to=U))
+    process = Process(real, FakeProvider())
+    await process.run()
+    assert process.metrics.devices_unreadable == 1
+    assert ["(0 more" in told[0], "(3 more" in told[1], len(told)] == [True, True, 2]
+
+
 async def test_what_a_damaged_device_is_not_told_is_a_dead_letter(real: RedisWorld) -> None:
     """Once for each push, by its name; if it is this person's still."""
     await enlist(real, U, [phone("a"), phone("b"), phone("c")])
@@ -170,6 +206,10 @@ async def plan(world: RedisWorld, name: str, value: str, at: int = 1) -> str:
     return name
 
 
+def due_by(world: RedisWorld, clock: Clock) -> RedisDue:
+    return RedisDue(world.calls, world.scripts, world.rules, 0, pause, clock)
+
+
 async def test_what_another_version_plans_is_left_where_it_is(real: RedisWorld) -> None:
     names = [
         await plan(real, f"r:{U}:n:{'d' * 22}", "2 something that a newer process can read"),
@@ -187,16 +227,55 @@ async def test_what_another_version_plans_is_left_where_it_is(real: RedisWorld) 
 
 
 async def test_what_is_left_to_others_is_in_nobodys_way(real: RedisWorld) -> None:
-    """More of it than one look goes through, and all of it due before."""
+    """More of it than one look goes through, and all of it due before. Once it is known, it costs next to nothing."""
     for n in range(250):
         await plan(real, f"e:{U}:n{n}", "1 5 an escalation")
+    clock = Clock()
+    due = due_by(real, clock)
+    for thing in "ab":
+        for n in range(30):
+            await plan(real, f"r:{U}:{thing}{n}:{phone().id}", f"1 {APNS} 5 {2**50} 1 0 0", at=2)
+        woken = [await due.wake() for _ in range(5)]
+        assert [one.moved for one in woken] == [0, 0, 30, 0, 0]
+        assert [one.passed for one in woken] == [100, 100, 50, 0, 0]
+        assert [one.more for one in woken] == [True, True, False, False, False]
+        await plan(real, f"r:{U}:{thing}:{phone().id}", f"1 {APNS} 5 {2**50} 1 0 0", at=3)
+        assert [(await due.wake()).moved for _ in range(2)] == [1, 0], "who comes due is seen at once"
+        clock.now += FROM_THE_FIRST
+    assert (await real.pushes(APNS).depth()).entries == 62
+
+
+async def test_a_loop_comes_to_what_stands_behind_without_a_pause(real: RedisWorld) -> None:
+    for n in range(250):
+        await plan(real, f"e:{U}:n{n}", "1 5 an escalation")
+    await plan(real, f"r:{U}:n:{phone().id}", f"1 {APNS} 5 {2**50} 1 0 0", at=2)
+    process = Process(real, FakeProvider())
+    assert [await process.due.once() for _ in range(4)] == [True, True, True, False]
+    assert (process.metrics.push_woken, process.metrics.push_newer) == (1, 250)
+
+
+async def test_a_long_look_at_what_is_left_to_others_is_seldom(real: RedisWorld) -> None:
+    """As on a server that has very much of it, or that is slow."""
+    for n in range(250):
+        await plan(real, f"e:{U}:n{n}", "1 5 an escalation")
+    clock = Clock()
+    due = due_by(real, clock)
+    passed = []
+    for seconds in (2, 2, 0, 79, 1, 0):
+        passed.append((await due.wake()).passed)
+        clock.now += seconds
+    assert passed == [100, 100, 50, 0, 0, 100]
+
+
+async def test_what_comes_due_when_others_have_cleared_the_front_is_seen(real: RedisWorld) -> None:
+    """Newer processes have come, done what was theirs, and gone again."""
+    names = [await plan(real, f"e:{U}:n{n}", "1 5 an escalation") for n in range(150)]
+    due = due_by(real, Clock())
+    assert [(await due.wake()).passed for _ in range(3)] == [100, 50, 0]
+    await real.calls.call("ZREM", keys.due(TAG), *names)
     for n in range(30):
         await plan(real, f"r:{U}:n{n}:{phone().id}", f"1 {APNS} 5 {2**50} 1 0 0", at=2)
-    due = real.due()
-    woken = [await due.wake() for _ in range(6)]
-    assert [one.moved for one in woken] == [0, 0, 30, 0, 0, 0]
-    assert [one.passed for one in woken] == [100, 100, 50, 100, 100, 50]
-    assert (await real.pushes(APNS).depth()).entries == 30
+    assert (await due.wake()).moved == 30
 
 
 async def test_what_was_written_before_there_was_a_version_is_woken(real: RedisWorld) -> None:
@@ -231,9 +310,11 @@ async def test_a_lane_that_takes_nothing_holds_up_no_other(real: RedisWorld) -> 
     for n in range(120):
         await plan(real, f"r:{U}:n{n:03}:{phone().id}", f"1 {APNS} 5 {2**50} 1 0 0")
     await plan(real, f"r:{U}:other:{phone('b', FCM).id}", f"1 {FCM} 5 {2**50} 1 0 0", at=2)
-    due = real.due()
+    clock = Clock()
+    due = due_by(real, clock)
     assert [(await due.wake()).moved for _ in range(2)] == [0, 1]
     await real.calls.call("DEL", keys.pushes(TAG, APNS))
+    clock.now += FROM_THE_FIRST
     assert [(await due.wake()).moved for _ in range(2)] == [100, 20]
     assert (await real.pushes(APNS).depth()).entries == 120
     assert (await real.pushes(FCM).depth()).entries == 1
@@ -249,6 +330,35 @@ async def test_a_retry_that_a_newer_process_has_planned_stays_as_it_is(real: Red
     await log.settle([Settlement(found.entry, run, (judged(found, later(50)),))])
     assert await real.calls.call("HGET", keys.later(TAG), name) == theirs.encode()
     assert list(await real.waiting()) == [f"{U} {found.entry.notification} {phone().id}"]
+
+
+async def test_what_cannot_even_be_buried_is_told_and_tried_again(real: RedisWorld) -> None:
+    await enlist(real, U, [phone()])
+    for raw in ("garbage", "1 not ours either"):
+        await real.calls.call("XADD", keys.pushes(TAG, APNS), "*", "push", raw)
+    await Reader(real).deliver(event("comment", to=U))
+    letters = keys.dead_letters(TAG, "unreadable")
+    await real.calls.call("SET", letters, "not a stream")
+    provider = FakeProvider()
+    process = Process(real, provider)
+    await process.run()
+    assert provider.told() == [phone().id], "the others go on"
+    (line,) = process.reports
+    assert "2 entries" in line
+    assert "WRONGTYPE" in line
+    assert (process.metrics.push_settle_failures, process.metrics.dead_letters["unreadable"]) == (2, 0)
+
+    await real.calls.call("DEL", letters)
+    another = Process(real, provider, name="another")
+    await another.run()
+    claimed = await another.log.claim(0, 10, "")
+    assert len(claimed.broken) == 2, "they are still pending"
+    another.sender.drop()
+    await another.run()
+    assert {letter.raw for letter in await real.letters("unreadable")} == {b"garbage", b"1 not ours either"}
+    assert another.metrics.dead_letters["unreadable"] == 2
+    assert (another.metrics.push_settle_failures, another.reports) == (0, [])
+    assert (await another.log.depth()).entries == 0
 
 
 async def test_entries_of_a_newer_version_are_counted(real: RedisWorld) -> None:

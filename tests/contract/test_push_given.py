@@ -19,8 +19,8 @@ from notifier.edge.push_store import RedisPushes
 from notifier.edge.redis import ReplyError, Subscription, load_script
 from notifier.edge.store import Scripts
 from notifier.ports import Given, LeaseLost, Look
+from tests.contract.injection import inject
 from tests.contract.phones import APNS, FCM, FakeProvider, Process, enlist, phone, steps
-from tests.contract.test_faults import inject
 from tests.contract.test_push_forms import IN_FORM_2, NEWER
 from tests.contract.world import METRICS, TAG, Reader, RedisWorld, World, backlog, event, load, pause, people
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from notifier.ports import Rename
 from tests.contract.phones import FCM, enlist, phone
 from tests.contract.world import World, people
 
@@ -42,3 +43,14 @@ async def test_a_rename_needs_no_room(world: World) -> None:
         assert await world.owner(new.id) == U
     assert [one.registered for one in await world.devices().of(U)] == [1, 2, 3]
     assert all(one.token.endswith("-new") for one in await world.devices().of(U))
+
+
+async def test_many_are_renamed_together_each_for_itself(world: World) -> None:
+    olds = [phone(f"old{n:02}", FCM) for n in range(30)]
+    news = [phone(f"new{n:02}", FCM) for n in range(30)]
+    await enlist(world, U, olds)
+    devices = world.devices()
+    renames = [Rename(U, old.id, new, 60_000) for old, new in zip(olds, news, strict=True)]
+    assert await devices.rename_all(renames, 60.0) == ()
+    assert {one.id for one in await devices.of(U)} == {one.id for one in news}
+    assert [await devices.renamed(U, old.id) for old in olds] == [one.id for one in news]

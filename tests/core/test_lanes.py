@@ -63,6 +63,7 @@ def test_lanes_have_names() -> None:
         ("row", False, True, None, None),
         ("row", False, False, "no_device", None),
         ("row", True, True, None, "expired"),
+        ("row", True, False, "no_device", None),
         ("seen", True, True, "seen", None),
         ("read", False, True, "read", None),
         ("retracted", False, True, "retracted", None),
@@ -75,5 +76,5 @@ def test_why_a_push_is_not_sent(
 ) -> None:
     row = Row(standing)  # type: ignore[arg-type]
     assert dropped(row, devices) == drop
-    why = buried(row, 100, 100 if late else 99)
+    why = buried(row, 100, 100 if late else 99, devices)
     assert (why and why[0]) == bury

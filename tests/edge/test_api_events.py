@@ -246,7 +246,7 @@ def test_two_mebibytes_are_taken_from_a_service_and_from_nobody_else(daemon: Dae
 
 def test_a_stranger_is_refused_before_the_content_comes(daemon: Daemon) -> None:
     """Four thousand connections with two mebibytes each would be all the memory there is."""
-    with socket.create_connection(("127.0.0.1", daemon.port("api")), timeout=5) as client:
+    with socket.create_connection(("127.0.0.1", daemon.port("api")), timeout=20) as client:
         client.sendall(b"POST /v1/events HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n\r\n")
         assert client.recv(65536).startswith(b"HTTP/1.1 401 ")
 

@@ -78,7 +78,7 @@ def noise(chance: random.Random, most: int = 400) -> bytes:
 
 def deliver(port: int, data: bytes) -> None:
     """Bytes to a port, and away."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as link:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as link:
         try:
             link.sendall(data)
             link.settimeout(0.005)

@@ -66,7 +66,7 @@ def still_well(daemon: Daemon) -> Iterator[None]:
     assert [line for line in daemon.lines() if "traceback" in line] == []
 
 
-def talk(port: int, sent: bytes, timeout: float = 10.0) -> bytes:
+def talk(port: int, sent: bytes, timeout: float = 20.0) -> bytes:
     """All that comes back, until the server hangs up. Raises ConnectionResetError if it does so rudely."""
     with socket.create_connection(("127.0.0.1", port), timeout=timeout) as link:
         link.sendall(sent)
@@ -241,7 +241,7 @@ def test_hundreds_of_slow_requests_hinder_nobody(daemon: Daemon) -> None:
         for number in range(300):
             for name, parts in halves.items():
                 link = stack.enter_context(
-                    socket.create_connection(("127.0.0.1", daemon.port(name)), timeout=5)
+                    socket.create_connection(("127.0.0.1", daemon.port(name)), timeout=20)
                 )
                 link.sendall(parts[number % 2])
                 links.append((name, link))

@@ -7,8 +7,8 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import jwt
@@ -19,16 +19,18 @@ from twisted.internet import reactor as installed
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock, deferLater
-from twisted.logger import globalLogPublisher
 from twisted.web.client import Agent
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Site
+from twisted.web.server import NOT_DONE_YET
 
 from notifier.core.tokens import Key, TokenError, Verifier
 from notifier.edge.jwks import ANSWER_SECONDS, FRESH_SECONDS, MAX_BYTES, RETRY_SECONDS, Keys
 from notifier.edge.keyring import public_check
+from tests.edge.fetched import logged, served
+from tests.edge.http2.world import until
 
 RUNNING: Any = installed
+FETCHER = "notifier.edge.jwks"
 SIGNERS = {kid: Ed25519PrivateKey.generate() for kid in ("own", "a", "b")}
 STRANGER = Ed25519PrivateKey.generate()
 
@@ -119,41 +121,15 @@ class Bench:
         await until(lambda: self.keys._running is None)
 
 
-async def until(holds: Callable[[], bool]) -> None:
-    for _ in range(500):
-        if holds():
-            return
-        await deferLater(RUNNING, 0.01)
-    raise AssertionError("it did not come about within 5 s")
-
-
 @asynccontextmanager
 async def bench() -> AsyncIterator[Bench]:
     source = Source()
-    site = Site(source)
-    listener = RUNNING.listenTCP(0, site, interface="127.0.0.1")
-    made = Bench(source, listener.getHost().port)
-    try:
-        yield made
-    finally:
-        made.keys.stop()
-        await listener.stopListening()
-
-
-@contextmanager
-def logged() -> Iterator[list[dict[str, Any]]]:
-    """What jwks.py says meanwhile."""
-    events: list[dict[str, Any]] = []
-
-    def observe(event: Any) -> None:
-        if event.get("log_namespace") == "notifier.edge.jwks":
-            events.append(event)
-
-    globalLogPublisher.addObserver(observe)  # type: ignore[arg-type]
-    try:
-        yield events
-    finally:
-        globalLogPublisher.removeObserver(observe)  # type: ignore[arg-type]
+    async with served(source) as port:
+        made = Bench(source, port)
+        try:
+            yield made
+        finally:
+            made.keys.stop()
 
 
 def levels(events: list[dict[str, Any]]) -> list[str]:
@@ -261,7 +237,7 @@ async def test_a_bad_answer_changes_nothing_and_is_told(code: int, body: bytes, 
     async with bench() as b:
         await b.keys.start()
         b.source.code, b.source.body = code, body
-        with logged() as events:
+        with logged(FETCHER) as events:
             await b.later(FRESH_SECONDS)
         assert (b.source.asked, b.good("own"), b.good("a"), b.good("b")) == (2, True, True, False)
         assert levels(events) == ["warn"]
@@ -284,7 +260,7 @@ async def test_a_set_of_the_largest_size_is_taken() -> None:
 async def test_the_first_failure_leaves_the_configured_keys() -> None:
     async with bench() as b:
         b.source.code = 503
-        with logged() as events:
+        with logged(FETCHER) as events:
             await b.keys.start()
         assert (b.good("own"), b.good("a")) == (True, False)
         assert b.keys.part() == (False, "answered 503, expected 200")
@@ -295,7 +271,7 @@ async def test_failures_are_tried_again_soon_and_warned_of_rarely() -> None:
     async with bench() as b:
         b.source.code = 503
         tries = []
-        with logged() as events:
+        with logged(FETCHER) as events:
             await b.keys.start()
             began = b.clock.seconds()
             for second in range(1, 700):
@@ -402,7 +378,7 @@ async def test_after_stop_nothing_is_fetched() -> None:
 async def test_a_stop_in_the_middle_ends_the_fetch() -> None:
     async with bench() as b:
         b.source.hang = b""
-        with logged() as events:
+        with logged(FETCHER) as events:
             started = b.keys.start()
             await until(lambda: b.source.open == 1)
             b.keys.stop()

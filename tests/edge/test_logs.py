@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.logger import ILogObserver, Logger, LogLevel
+from twisted.internet import error, reactor
+from twisted.logger import ILogObserver, Logger, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
+from twisted.web.client import Agent
 
 from notifier.edge import logs
 from notifier.edge.logs import Every, Format, Level, mask, observer
@@ -95,6 +97,21 @@ def test_levels(level: Level, written: int) -> None:
         getattr(log.log, name)("x")
     log.lines({"log_level": None})  # of no sound level: taken as info
     assert len(log.text.splitlines()) == written + (level in ("debug", "info"))
+
+
+@pytest.mark.parametrize(("level", "written"), [("debug", 2), ("info", 0)])
+async def test_a_request_of_ours_writes_no_line_about_factories(level: Level, written: int) -> None:
+    log = Log(level)
+    globalLogPublisher.addObserver(log.lines)  # type: ignore[arg-type]
+    try:
+        with pytest.raises(error.ConnectionRefusedError):
+            await Agent(reactor).request(b"GET", b"http://127.0.0.1:1/")
+    finally:
+        globalLogPublisher.removeObserver(log.lines)  # type: ignore[arg-type]
+    about = [record for record in log.records if "Factory" in record["namespace"]]
+    assert [record["message"].split()[0] for record in about] == ["Starting", "Stopping"][:written]
+    log.lines({"log_namespace": "twisted.web.client._HTTP11ClientFactory", "log_level": LogLevel.warn})
+    assert log.records[-1]["level"] == "warn"
 
 
 def test_unknown_level_and_format_are_refused() -> None:

@@ -121,7 +121,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         site = Site(daemon, server)
         for _ in range(3):
             assert site.ask("POST", "/v1/events", LIKE).status == 202
-        until = time.monotonic() + 5
+        until = time.monotonic() + 30
         while json.loads(site.ask("GET", "/v1/inbox").body)["seq"] < 3 and time.monotonic() < until:
             time.sleep(0.02)
         yield site

@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Any
@@ -18,8 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from twisted.internet import reactor as installed
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock, deferLater
-from twisted.logger import globalLogPublisher
+from twisted.internet.task import Clock
 from twisted.web.client import Agent
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
@@ -29,8 +28,11 @@ from notifier.core.grant import GrantError, _Granted
 from notifier.core.http2 import secret
 from notifier.edge.provider_tokens import ANSWER_SECONDS, MAX_BYTES, ApnsTokens, FcmTokens, _Held
 from notifier.edge.signing import es256, rs256
+from tests.edge.fetched import logged, served
+from tests.edge.http2.world import until
 
 RUNNING: Any = installed
+FETCHER = "notifier.edge.provider_tokens"
 START = 1_795_335_933.0
 P256 = ec.generate_private_key(ec.SECP256R1())
 RSA = rsa.generate_private_key(65537, 2048)
@@ -198,40 +200,16 @@ class Bench:
         await until(lambda: self.endpoint.asked == asked and self.tokens._running is None)
 
 
-async def until(holds: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if holds():
-            return
-        await deferLater(RUNNING, 0.01)
-    raise AssertionError("it did not come about within 10 s")
-
-
 @asynccontextmanager
 async def bench() -> AsyncIterator[Bench]:
     endpoint = Endpoint()
-    listener = RUNNING.listenTCP(0, Site(endpoint), interface="127.0.0.1")
-    made = Bench(endpoint, listener.getHost().port)
-    try:
-        yield made
-    finally:
-        made.tokens.stop()
-        endpoint.release()
-        await listener.stopListening()
-
-
-@contextmanager
-def logged() -> Iterator[list[Any]]:
-    events: list[Any] = []
-
-    def observe(event: Any) -> None:
-        if event.get("log_namespace") == "notifier.edge.provider_tokens":
-            events.append(event)
-
-    globalLogPublisher.addObserver(observe)  # type: ignore[arg-type]
-    try:
-        yield events
-    finally:
-        globalLogPublisher.removeObserver(observe)  # type: ignore[arg-type]
+    async with served(endpoint) as port:
+        made = Bench(endpoint, port)
+        try:
+            yield made
+        finally:
+            made.tokens.stop()
+            endpoint.release()
 
 
 async def test_a_token_is_fetched_once_and_kept() -> None:
@@ -316,7 +294,7 @@ BAD = [
 async def test_a_bad_answer_is_told_once_and_mended(code: int, body: bytes, fault: str, said: str) -> None:
     async with bench() as b:
         b.endpoint.code, b.endpoint.body = code, body
-        with logged() as events:
+        with logged(FETCHER) as events:
             error = await b.fault()
             assert error.fault == fault
             assert said in str(error)
@@ -333,7 +311,7 @@ async def test_a_bad_answer_is_told_once_and_mended(code: int, body: bytes, faul
 async def test_a_fault_that_lasts_is_told_every_ten_minutes() -> None:
     async with bench() as b:
         b.endpoint.code = 503
-        with logged() as events:
+        with logged(FETCHER) as events:
             for _ in range(30):
                 await b.fault()
                 b.clock.advance(60)
@@ -431,7 +409,7 @@ def test_no_assertion_goes_where_anybody_could_read_it() -> None:
 
 async def test_no_token_and_no_assertion_is_logged() -> None:
     async with bench() as b:
-        with logged() as events:
+        with logged(FETCHER) as events:
             b.endpoint.body = b'{"access_token":"canary token","expires_in":3600}'
             await b.fault()
             b.endpoint.body = None

@@ -80,7 +80,7 @@ class Source:
         found, _, self.held = self.held.partition(mark)
         return found
 
-    def block(self, timeout: float = 5.0) -> Message | None:
+    def block(self, timeout: float = 20.0) -> Message | None:
         """The next block of lines; None for one without data. Raises TimeoutError, Ended."""
         data = None
         for line in self._until(b"\n\n", timeout).decode().split("\n"):
@@ -98,19 +98,19 @@ class Source:
                 self.comments += 1
         return data
 
-    def next(self, timeout: float = 5.0) -> Message:
+    def next(self, timeout: float = 20.0) -> Message:
         deadline = time.monotonic() + timeout
         while True:
             found = self.block(max(0.001, deadline - time.monotonic()))
             if found is not None:
                 return found
 
-    def until(self, kind: str, timeout: float = 5.0) -> Message:
+    def until(self, kind: str, timeout: float = 20.0) -> Message:
         while (found := self.next(timeout))["type"] != kind:
             pass
         return found
 
-    def end(self, timeout: float = 5.0) -> tuple[Message, float]:
+    def end(self, timeout: float = 20.0) -> tuple[Message, float]:
         """The last message, and how long it took until the connection ended."""
         began, last = time.monotonic(), {}
         try:

@@ -202,7 +202,7 @@ def test_who_speaks_plain_text_gets_none_back(daemon: Daemon) -> None:
         Socket(daemon.port("websocket"))
     assert b"HTTP" not in str(closed.value).encode()
     with Socket.__new__(Socket) as raw:
-        raw.socket = socket.create_connection(("127.0.0.1", daemon.port("websocket")), timeout=5)
+        raw.socket = socket.create_connection(("127.0.0.1", daemon.port("websocket")), timeout=20)
         raw.raw(b"GET / HTTP/1.1\r\n\r\n")
         heard = bytearray()
         try:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+import pytest
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -171,3 +172,16 @@ class Window:
             {"name": f"prefers-{name.replace('_', '-')}", "value": value} for name, value in features.items()
         ]
         self.tell("Emulation.setEmulatedMedia", features=named)
+
+
+@pytest.fixture(scope="session")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    with Chromium(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(started: Chromium) -> Iterator[Chromium]:
+    """Without windows; afterwards, too."""
+    yield started
+    started.close()

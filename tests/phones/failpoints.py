@@ -1,6 +1,7 @@
 """The daemon, with a death of its own choosing on the way to phones: `python -m tests.phones.failpoints POINT NTH ...`.
 
-Also one with little patience: what another process was given and has not settled within seconds is taken over.
+Also one with little patience: what another process was given and has not settled within seconds is taken over, by one
+that has just begun as well.
 """
 
 from __future__ import annotations
@@ -140,5 +141,5 @@ MORTALS: Final[Sequence[Mortal]] = (
 )
 
 if __name__ == "__main__":
-    sending.REDIS = SECONDS  # type: ignore[misc]
+    sending.REDIS = sending.OTHERS_FIRST = SECONDS  # type: ignore[misc]
     main(sys.argv[1:], points=POINTS, mortals=MORTALS)

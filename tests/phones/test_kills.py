@@ -21,6 +21,7 @@ from tests.sandboxes import SandboxProcess
 
 LONG: Final = 300.0  # s until what a stopped process holds is another's, behind all that the dead have left
 FRESH: Final = 1_000  # ms
+LEGACIES: Final = ("history", "claimed", "woken")  # deaths over what another has left
 Report = Callable[[str], None]
 
 SETTINGS: Final[Settings] = {"websocket": {"refresh_seconds": 30}, "push": {"breaker_cap_seconds": 1.0}}
@@ -96,12 +97,14 @@ class Storm:
 
     def _arm(self, daemon: Daemon) -> None:
         """Start it with one of the deaths that were met least often; now and then under the name of the dead."""
-        fewest = min(self.deaths[point] for point in POINTS)
-        point = self.chance.choice([point for point in POINTS if self.deaths[point] == fewest])
+        # of what the dead have left there is nothing yet while nobody has died
+        points = [point for point in POINTS if self.deaths or point not in LEGACIES]
+        fewest = min(self.deaths[point] for point in points)
+        point = self.chance.choice([point for point in points if self.deaths[point] == fewest])
         if point == "history" or self.chance.random() < 0.5:
             # as if the time was up after which its name is free again
             self.site.server.call("DEL", f"slot:{daemon.name}-1")
-        rare = point in ("history", "claimed", "woken")
+        rare = point in LEGACIES
         daemon.launch(point, str(1 if rare else self.chance.randint(1, 4)))
 
     def _bury(self, but: Daemon | None = None) -> None:

@@ -145,7 +145,7 @@ def test_lanes_are_used_alike_and_events_and_tasks_share_none() -> None:
 def bell(redis_url: str) -> Iterator[redis.client.PubSub]:
     with redis.Redis.from_url(redis_url) as client, client.pubsub() as channel:
         channel.subscribe(outbox.CHANNEL)
-        assert channel.get_message(timeout=5)
+        assert channel.get_message(timeout=30)
         yield channel
 
 
@@ -154,7 +154,7 @@ def test_a_commit_wakes_the_relays_once(db: Stack, bell: redis.client.PubSub) ->
         for _ in range(3):
             outbox.put("event", KEY, LIKE)
         assert bell.get_message(timeout=0.05) is None
-    assert bell.get_message(timeout=5) is not None
+    assert bell.get_message(timeout=30) is not None
     assert bell.get_message(timeout=0.05) is None
 
 

@@ -2,7 +2,7 @@
 -- whose app was taken out of every configuration, would fill for ever; so it holds what may still be sent, and no more.
 -- ARGV: tag, group, ms after the deadline, entries at most, dead letters kept per reason, dead letters kept ms.
 -- Returns {1 = there may be more, reasons of those that were buried...}. Who reads a lane has settled such an entry long
--- before. What was seen or retracted is not buried.
+-- before. What was seen or retracted is not buried, nor what had its time while the person has no device on the lane.
 local group, grace, left = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 assert(grace and left and tonumber(ARGV[5]) and tonumber(ARGV[6]), 'tidy: bad arguments')
 local DETAILS = {
@@ -19,13 +19,22 @@ local function text_of(fields)
   return ''
 end
 
+local function has_devices(user, lane)
+  local lanes = call('HGET', 'dev:' .. tag .. ':' .. user, 'lanes') or ''
+  return string.find(' ' .. lanes .. ' ', ' ' .. lane .. ' ', 1, true) ~= nil
+end
+
 -- Why it is buried: reason, detail; nothing where the push is not needed any more.
-local function why(user, nid) return unpack(DETAILS[(standing(load_inbox(user), nid))] or {}) end
+local function why(user, nid, lane)
+  local how = standing(load_inbox(user), nid)
+  if how == 'row' and not has_devices(user, lane) then return nil end
+  return unpack(DETAILS[how] or {})
+end
 
 local function tidy(lane, stream, id, text)
   local user, nid, deadline, device = string.match(text, '^1 (%S+) (%S+) (%d+) (%S+) ')
   if not user or tonumber(deadline) + grace > now then return 0 end
-  local done, how, detail = pcall(why, user, nid)
+  local done, how, detail = pcall(why, user, nid, lane)
   if not done then
     if tonumber(deadline) + DAY > now then return 0 end  -- it may be mended, or have failed in passing
     how, detail = 'unreadable', reason(how)

@@ -1,15 +1,18 @@
 -- wake: what has come due goes back to its lane, a part at a time. ARGV: tag, publish command, entries at most, how
--- many to pass over, dead letters kept per reason, dead letters kept ms.
+-- many in front to leave out, dead letters kept per reason, dead letters kept ms.
 -- By the server's clock: processes may disagree, and one that is ahead would send too early for everybody.
--- Returns {moved, left, passed over, buried, error or ""}; passed over is what a newer process has put there, which knows
--- what it means, and what failed: it stays. XADD before ZREM: an error in between sends twice, never not at all.
+-- Returns {moved, left, passed over, buried, error or "", how many in front have been passed over by now}; passed over is
+-- what a newer process has put there, which knows what it means, and what failed: it stays. XADD before ZREM: an error in between sends twice, never not at all.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local function int(value) return string.format('%.0f', value) end
 local tag, most, over = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
 assert(most and over and tonumber(ARGV[5]) and tonumber(ARGV[6]), 'wake: bad arguments')
 local DUE, LATER = 'due:' .. tag, 'later:' .. tag
-local found = redis.call('ZRANGEBYSCORE', DUE, '-inf', int(now), 'LIMIT', over, most)
+-- By rank: with LIMIT all that is left out would be walked over, one by one.
+local due = redis.call('ZCOUNT', DUE, '-inf', int(now))
+if due < over then over = 0 end  -- others have taken away what was in front
+local found = due > over and redis.call('ZRANGE', DUE, over, math.min(due, over + most) - 1) or {}
 local rung, moved, passed, buried, fault = {}, 0, 0, 0, ''
 
 local function bury(user, nid, device, value)
@@ -56,4 +59,4 @@ end
 local lanes = {}
 for lane in pairs(rung) do lanes[#lanes + 1] = lane end
 if #lanes > 0 then redis.call(ARGV[2], 'lanes:' .. tag, table.concat(lanes, ' ')) end
-return {moved, redis.call('ZCARD', DUE), passed, buried, fault}
+return {moved, redis.call('ZCARD', DUE), passed, buried, fault, over + passed}

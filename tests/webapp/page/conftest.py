@@ -7,24 +7,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.page.chromium import Chromium
+from tests.page.chromium import browser, started
 from tests.webapp.page.fake import Person
 from tests.webapp.page.stage import Stage
 
+__all__ = ["browser", "started"]  # fixtures
 _numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="session")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    with Chromium(tmp_path_factory.mktemp("chromium")) as browser:
-        yield browser
-
-
-@pytest.fixture
-def browser(started: Chromium) -> Iterator[Chromium]:
-    """Without windows; afterwards, too."""
-    yield started
-    started.close()
 
 
 @pytest.fixture(scope="session")
