@@ -1,4 +1,4 @@
-"""twistd with another bound on the connections of a pool, for which there is no setting: CONNECTIONS ARGUMENTS..."""
+"""twistd with another bound on the connections of a pool: CONNECTIONS ARGUMENTS..."""
 
 import sys
 
@@ -8,5 +8,5 @@ from notifier.edge.http2 import pool
 
 SIZES = pool.Sizes(most=int(sys.argv.pop(1)), grow_every=0.05)
 
-pool.Sizes = lambda: SIZES  # type: ignore[assignment,misc]  # what a pool takes that is not told its sizes
+pool.Sizes = lambda **_: SIZES  # type: ignore[assignment,misc]  # whatever the configuration says
 run()  # type: ignore[no-untyped-call]  # untyped in Twisted
