@@ -188,9 +188,12 @@ class Sender:
             raise
 
     def drop(self) -> None:
-        """Something went wrong: an answer may be lost, and with it what we were given."""
+        """Something went wrong: an answer may be lost, and with it what we were given. All that nobody works on is read
+        once more."""
         self._history = ""
         self._drops += 1
+        while self._gifts:
+            self._hand.difference_update(entry.id for entry in self._gifts.popleft().entries)
 
     def halt(self) -> None:
         """Take nothing more from handovers."""
@@ -284,10 +287,8 @@ class Sender:
             raise
         finally:
             self._readings -= 1
-        if (
-            read.after and self._history is None
-        ):  # else another loop has dropped what it had: from the first on
-            self._history = read.after
+        if self._history is None:  # else another loop has dropped what it had: from the first on
+            self._history = read.after or None
         return read
 
     async def _take_gift(self, want: int) -> _Taken:

@@ -299,9 +299,37 @@ def test_what_no_reading_saw_is_not_lost_when_it_comes_after_one() -> None:
     assert (house.sent(), house.left()) == ([name], 0)
 
 
-def test_what_is_in_hand_is_not_read_once_more() -> None:
+def test_what_is_under_way_is_not_read_once_more() -> None:
     house = Together()
     name = house.comment(U)
+    answered: Deferred[None] = Deferred()
+    house.provider.gate = lambda: answered
+    batch = begun(house.sending.once())
+    house.sending.drop()  # another loop has met a failure
+    turn(house.sending)
+    answered.callback(None)
+    assert batch.called
+    assert (house.sent(), house.left()) == ([name], 0)
+
+
+def test_what_nobody_has_begun_with_is_read_with_all_else() -> None:
+    """That makes it younger for Redis than it would be by the time at which it was given."""
+    house = Together()
+    names = [house.comment(U), house.comment(U)]
+    house.pass_(1)
+    house.sending.drop()
+    turn(house.sending)
+    assert house.asked()[:2] == ["history", "look"]
+    assert (house.sent(), house.left()) == (names, 0)
+
+
+def test_a_group_that_goes_while_it_waits_costs_nothing() -> None:
+    house = Together()
+    name = house.comment(U)
+    stream = house.server.lane(f"push:{{0}}:{APNS}")
+    stream.ends.cut("read")
+    for at in list(stream.pending):
+        stream.pending.cut(at)
     house.sending.drop()
     turn(house.sending)
     assert (house.sent(), house.left()) == ([name], 0)

@@ -1,4 +1,4 @@
-"""twistd with another bound on the connections of a pool: CONNECTIONS ARGUMENTS..."""
+"""twistd with a bound on the connections of a pool that opens them quickly: CONNECTIONS ARGUMENTS..."""
 
 import sys
 
