@@ -51,7 +51,7 @@ class Feed:
         self.reactor, self.record = reactor, record
         self.bells: Callable[[list[Bell]], None] = lambda bells: None
 
-    def listen(self, bells: Callable[[list[Bell]], None], subscribed: object, revoked: object) -> None:
+    def listen(self, bells: Callable[[list[Bell]], None], *_: object) -> None:
         self.bells = bells
 
     def wait(self, hub: Hub, people: int) -> None:

@@ -98,6 +98,9 @@ class EventLog(Protocol):
     def handover(self, batch: Batch, want: int, rooms: Mapping[str, int] = {}) -> Awaitable[Handed]:
         """Apply a batch, acknowledge what it completes, read `want` more entries. Raises GroupLost.
 
+        The bells of this process's own people come with the answer, to whoever listens to the Bus. Those that come off
+        the bus may overtake them, and the other way round.
+
         `rooms`: lanes whose senders in this process take so many entries each, if the batch has pushes for them. When
         this raises, they may have been given some.
         """
@@ -163,7 +166,8 @@ class Inbox(Protocol):
 
 
 class Bus(Protocol):
-    """Hears the bells of this process. It may lose some: the sessions notice. `heard`: shards it listens to now."""
+    """Hears the bells of this process, and is told those that come with the answer to a handover (EventLog). It may
+    lose some: the sessions notice. `heard`: shards it listens to now."""
 
     heard: set[int]
 
@@ -172,8 +176,10 @@ class Bus(Protocol):
         bells: Callable[[list[Bell]], None],
         subscribed: Callable[[int], None],
         revoked: Callable[[str], None],
+        missed: Callable[[Iterable[str]], None],
     ) -> None:
-        """Call `bells` for each message, `subscribed(shard)` after each (re)subscription, `revoked(user)`."""
+        """Call `bells` for each message, `subscribed(shard)` after each (re)subscription, `revoked(user)`, and
+        `missed(users)` when bells of these people may have been lost."""
 
 
 # --- Phones --------------------------------------------------------------------------------------------------

@@ -312,6 +312,7 @@ class House(Service):
             self.incarnation,
             lambda: self.slot.name,
             wait,
+            self.bus,
         )
 
     def _intake(self) -> Intake:

@@ -170,14 +170,47 @@ class World(RuleBasedStateMachine):
         self.sent: list[bytes] = []
         self.faults: list[str] = []
         self.mute = 0
-        hear: Callable[[Any], None] = self.bus.hear
-        self.bus.hear = lambda bells: self.heard(bells, hear)  # type: ignore[method-assign]
+        # Bells come in on two lines, off the bus and with answers to handovers: either overtakes the other.
+        self.lines: dict[str, list[Any]] = {"hear": [], "told": []}
+        self.slow: set[str] = set()
+        for line in self.lines:
+            setattr(self.bus, line, self.heard(line, getattr(self.bus, line)))
 
-    def heard(self, bells: Any, hear: Callable[[Any], None]) -> None:
-        if self.mute:
-            self.mute -= 1
-        else:
-            hear(bells)
+    def heard(self, line: str, hear: Callable[[Any], None]) -> Callable[[Any], None]:
+        def heard(bells: Any) -> None:
+            if self.mute:
+                self.mute -= 1
+                if line == "told":
+                    self.bus.missed({bell.user for bell in bells})
+                return
+            self.lines[line].append(lambda: hear(bells))
+            self.flow(line)
+
+        return heard
+
+    def flow(self, line: str) -> None:
+        while self.lines[line] and line not in self.slow:
+            self.lines[line].pop(0)()
+
+    @rule(first=st.sampled_from(["hear", "told"]), app=st.integers(0, 1))
+    def overtake(self, first: str, app: int) -> None:
+        """A row and a mark that follows it are told the other way round, or two rows with what lies between."""
+        self.hold_up(first)
+        self.event("b", "like", 0, True)
+        self.read_all(app)
+        self.event("b", "like", 0, True)
+        self.time(0.02)
+        self.let_go("hear" if first == "told" else "told")
+        self.let_go(first)
+
+    @rule(line=st.sampled_from(["hear", "told"]))
+    def hold_up(self, line: str) -> None:
+        self.slow.add(line)
+
+    @rule(line=st.sampled_from(["hear", "told"]))
+    def let_go(self, line: str) -> None:
+        self.slow.discard(line)
+        self.flow(line)
 
     def append(self, event: bytes) -> None:
         self.server.append(keys.FRONT_DOOR, b"event", event)
@@ -186,8 +219,9 @@ class World(RuleBasedStateMachine):
         actor=st.sampled_from("ab"),
         kind=st.sampled_from(["like", "like", "like", "unlike"]),
         age=st.integers(0, 2),
+        soon=st.sampled_from([True, True, False]),
     )
-    def event(self, actor: str, kind: str, age: int) -> None:
+    def event(self, actor: str, kind: str, age: int, soon: bool) -> None:
         when = self.server.now - age
         stamp = f"2027-01-15T08:00:{when // 1000 % 60:02}.{when % 1000:03}Z"
         event = {
@@ -199,6 +233,8 @@ class World(RuleBasedStateMachine):
         }
         self.sent.append(msgspec.json.encode(event))
         self.append(self.sent[-1])
+        if soon:
+            self.handover()
 
     @rule(which=st.integers(0, 50))
     def repeat(self, which: int) -> None:
@@ -210,10 +246,12 @@ class World(RuleBasedStateMachine):
         for _ in range(4):
             now(self.fanout.once())
 
-    @rule(app=st.integers(0, 1))
-    def connect(self, app: int) -> None:
+    @rule(app=st.integers(0, 1), soon=st.booleans())
+    def connect(self, app: int, soon: bool) -> None:
         self.apps[app].drop()
         self.apps[app].connect()
+        while soon and self.inbox.waiting:
+            self.answer(0)
 
     @rule(app=st.integers(0, 1))
     def disconnect(self, app: int) -> None:
@@ -252,12 +290,14 @@ class World(RuleBasedStateMachine):
     @rule()
     def resubscribe(self) -> None:
         self.bus.stop()
+        self.lines["hear"].clear()
         self.bus.start()
 
     @rule(lost=st.integers(0, 6))
     def restart(self, lost: int) -> None:
         self.server.restart(lost)
         self.fanout.drop()
+        self.lines["hear"].clear()
         self.bus.start()
 
     @rule(seconds=st.sampled_from([0.001, 0.02, 1.0, 4.0]))
@@ -269,6 +309,8 @@ class World(RuleBasedStateMachine):
     def settle(self) -> None:
         """Nothing goes wrong any more: one sweep later every client shows exactly the inbox."""
         self.mute = 0
+        for line in self.lines:
+            self.let_go(line)
         for _ in range(12):
             for app in self.apps:
                 if app.socket is None:  # also after a close 4002: resumed

@@ -92,6 +92,11 @@ class Batch:
     def __bool__(self) -> bool:
         return bool(self.pairs or self.whole)
 
+    @property
+    def users(self) -> set[str]:
+        """Whose inboxes it is for."""
+        return {pair.user for pair in self.pairs if pair.user}
+
     def _encode(self) -> bytes:
         index: dict[_Held, int] = {}
         for entry in (*(pair.entry for pair in self.pairs), *self.whole):

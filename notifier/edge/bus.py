@@ -1,6 +1,6 @@
 """Hears the bells of this process (ports.Bus). Messages may be lost; the sessions and the sweep notice that."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from twisted.internet.defer import Deferred
@@ -36,6 +36,7 @@ class RedisBus:
         self._on_bells: Callable[[list[Bell]], None] = lambda bells: None
         self._on_subscribed: Callable[[int], None] = lambda shard: None
         self._on_revoked: Callable[[str], None] = lambda user: None
+        self._on_missed: Callable[[Iterable[str]], None] = lambda users: None
         self._sleepers: dict[int, Callable[[], None]] = {}
         self._odd = Every(600.0)
         self.heard: set[int] = set()  # shards whose channel is confirmed
@@ -49,9 +50,12 @@ class RedisBus:
         bells: Callable[[list[Bell]], None],
         subscribed: Callable[[int], None],
         revoked: Callable[[str], None],
+        missed: Callable[[Iterable[str]], None],
     ) -> None:
-        """Call `bells` for each message, `subscribed(shard)` after each (re)subscription, `revoked(user)`."""
-        self._on_bells, self._on_subscribed, self._on_revoked = bells, subscribed, revoked
+        """Call `bells` for each message, `subscribed(shard)` after each (re)subscription, `revoked(user)`, and
+        `missed(users)` when bells of these people may have been lost."""
+        self._on_bells, self._on_subscribed = bells, subscribed
+        self._on_revoked, self._on_missed = revoked, missed
 
     def sleep(self, shard: int, wake: Callable[[], None]) -> None:
         """Call `wake` once, when a router has appended to this shard. A shard has one reader, so one sleeper."""
@@ -79,14 +83,22 @@ class RedisBus:
     def _lost(self) -> None:
         self.heard.clear()  # what the ended connection still holds is thrown away with it
 
+    def hear(self, message: bytes) -> None:
+        """A message of bells: of our channel, or of the answer to a handover of our own."""
+        try:
+            bells = decode_bells(message)
+        except ValueError as error:
+            bells = self._salvage(message, error)
+        self.metrics.bells += 1
+        self._on_bells(bells)
+
+    def missed(self, users: Iterable[str]) -> None:
+        """The answer to a handover was lost: nobody else will be told these people's bells."""
+        self._on_missed(users)
+
     def _message(self, channel: bytes, message: bytes) -> None:
         if channel in self._bells:
-            try:
-                bells = decode_bells(message)
-            except ValueError as error:
-                bells = self._salvage(message, error)
-            self.metrics.bells += 1
-            self._on_bells(bells)
+            self.hear(message)
         elif channel in self._wakes:
             wake = self._sleepers.pop(self._wakes[channel], None)
             if wake is not None:

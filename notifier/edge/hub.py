@@ -98,7 +98,7 @@ class Hub:
         self._fault = Every(10.0)
         self._odd = Every(600.0)
         self._unreadable = Every(600.0)
-        bus.listen(self.rang, self.subscribed, self.revoked)
+        bus.listen(self.rang, self.subscribed, self.revoked, self.missed)
 
     def start(self) -> None:
         self._later(self._refresh, 0.0)
@@ -222,6 +222,13 @@ class Hub:
         if self._paced:
             self._paced_by = self.reactor.seconds() + max(1.0, self.spread_seconds - 5)
             self._later(self._pace, 0.0)
+
+    def missed(self, users: Iterable[str]) -> None:
+        """Bells of these people may have been lost: they look for themselves."""
+        for user in users:
+            for client in self.people.get(user, ()):
+                client.session.again()
+                self._due(client)
 
     def resume(self, client: Client) -> None:
         """The session wants a join: a new place was named, or acks have made room."""

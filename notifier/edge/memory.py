@@ -44,11 +44,15 @@ _made = re.compile(r"x:(\d+)-(\d+)").fullmatch
 
 
 class Writer:
-    """A step on inboxes of one shard: opens and saves them, and gathers the bells."""
+    """A step on inboxes of one shard: opens and saves them, and gathers the bells.
 
-    def __init__(self, server: MemoryServer, rules: Rules) -> None:
-        self.server, self.rules = server, rules
+    caller: the process that is told with the answer, where it is not `aloud`; "" = every process hears the bus.
+    """
+
+    def __init__(self, server: MemoryServer, rules: Rules, caller: str = "") -> None:
+        self.server, self.rules, self.caller, self.aloud = server, rules, caller, False
         self.bells: dict[str, list[Bell]] = {}
+        self.told: list[Bell] = []
 
     def open(self, user: str) -> Box:
         box = self.server.box(user) or Box(user, self.server.now, self.server.run)
@@ -71,25 +75,29 @@ class Writer:
         self.save(box)
         bell = Bell(box.user, box.birth, box.run, box.seq, box.floor, box.unread, accepted, line_of(record))
         for incarnation in self.server.listeners(keys.shard_of(box.user, self.rules.shards), box.user):
-            self.bells.setdefault(incarnation, []).append(bell)
+            told = incarnation == self.caller and not self.aloud
+            (self.told if told else self.bells.setdefault(incarnation, [])).append(bell)
 
     def publish(self) -> None:
-        """One message per process."""
+        """One message per process; the caller has its own with the answer."""
         for bus in self.server.buses:
             if bells := self.bells.get(bus.incarnation):
                 self.server.later(lambda bus=bus, bells=bells: bus.hear(bells))  # type: ignore[misc]
+            if self.told and bus.incarnation == self.caller:
+                self.server.later(lambda bus=bus: bus.told(self.told))  # type: ignore[misc]
 
 
 class Moves(Writer):
     """The pairs of one batch."""
 
-    def __init__(self, server: MemoryServer, rules: Rules, giving: Giving) -> None:
-        super().__init__(server, rules)
+    def __init__(self, server: MemoryServer, rules: Rules, caller: str, giving: Giving) -> None:
+        super().__init__(server, rules, caller)
         self.giving = giving
 
     def apply(self, item: list[Any]) -> bool:
         """One pair; False when it was applied before. The mark comes last: a pair that fails is done again."""
         move, _, user, marks, number, group, actor, event, accepted, last, push = item
+        self.aloud = not number  # a canary has to prove that the bus is heard
         if number and (marks, number) in self.server.marks:
             return False
         record = parse(last) if move == ADD else None
@@ -195,7 +203,7 @@ class MemoryLog:
             self._fence()
             self._keep()
             giving = Giving(self.server, self.tagged, rooms, self.consumer())
-            moves = Moves(self.server, self.rules, giving)
+            moves = Moves(self.server, self.rules, self.incarnation, giving)
             failures: list[tuple[int, str]] = []
             held: set[str] = set()
             duplicates = 0
@@ -451,6 +459,7 @@ class MemoryBus:
         self._on_bells: Callable[[list[Bell]], None] = lambda bells: None
         self._on_subscribed: Callable[[int], None] = lambda shard: None
         self._on_revoked: Callable[[str], None] = lambda user: None
+        self._on_missed: Callable[[Iterable[str]], None] = lambda users: None
         server.buses.append(self)
 
     def listen(
@@ -458,9 +467,12 @@ class MemoryBus:
         bells: Callable[[list[Bell]], None],
         subscribed: Callable[[int], None],
         revoked: Callable[[str], None],
+        missed: Callable[[Iterable[str]], None],
     ) -> None:
-        """Call `bells` for each message, `subscribed(shard)` after each (re)subscription, `revoked(user)`."""
-        self._on_bells, self._on_subscribed, self._on_revoked = bells, subscribed, revoked
+        """Call `bells` for each message, `subscribed(shard)` after each (re)subscription, `revoked(user)`, and
+        `missed(users)` when bells of these people may have been lost."""
+        self._on_bells, self._on_subscribed = bells, subscribed
+        self._on_revoked, self._on_missed = revoked, missed
 
     def start(self) -> None:
         """Subscribe."""
@@ -475,6 +487,14 @@ class MemoryBus:
     def hear(self, bells: list[Bell]) -> None:
         if self.heard:
             self._on_bells(bells)
+
+    def told(self, bells: list[Bell]) -> None:
+        """Bells that came with the answer to a handover, whether or not the bus is heard."""
+        self._on_bells(bells)
+
+    def missed(self, users: Iterable[str]) -> None:
+        """An answer was lost that may have had bells of these people."""
+        self._on_missed(users)
 
     def void(self, user: str) -> None:
         if self.heard:

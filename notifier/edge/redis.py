@@ -1,6 +1,7 @@
 """Connections to Redis for the moves: pipelined calls on hiredis with a deadline, scripts by hash, subscriptions.
 A call costs 3 us here and 16-21 in txredisapi, which serves everything that is not on the path of an event."""
 
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from hashlib import sha1
@@ -26,6 +27,8 @@ from notifier.ports import Unavailable
 
 READ_SIZE: Final = 262_144  # bytes a read: a batch of events in one system call
 RETRY_MOST: Final = 5.0  # seconds between two tries to connect, at most
+# In the answer to INFO: what a server calls itself, drawn anew at every start. So many characters tell runs apart.
+_run_id = re.compile(rb"^run_id:([!-~]{16})", re.MULTILINE).search
 
 
 class Address(Struct, frozen=True):
@@ -86,11 +89,12 @@ class ReplyError(Exception):
 
 
 class Script(Struct, frozen=True, gc=False):
-    """A script as Redis knows it."""
+    """A script as Redis knows it. `dated`: it is given the run of the server behind its own arguments."""
 
     name: str
     text: str
     sha: str
+    dated: bool = False
 
 
 # What stands in front of a script. Each part costs every call of the script a few microseconds.
@@ -117,7 +121,7 @@ def load_script(name: str, edit: Callable[[str], str] = str) -> Script:
     folder = files("notifier.edge") / "lua"
     parts = (*PARTS.get(name, ()), name)
     text = "#!lua flags=allow-oom\n" + edit("\n".join((folder / f"{part}.lua").read_text() for part in parts))
-    return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+    return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest(), "inbox" in parts)
 
 
 class Link(Protocol):
@@ -130,6 +134,8 @@ class Link(Protocol):
         self._gone: Failure | None = None
         self._watchers: list[Deferred[None]] = []
         self.given_up = False  # it did not answer in time, which says more than that it then ended
+        # Which run of the server this is. It belongs to the connection: a server that starts anew ends them all.
+        self.run = b""
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
@@ -282,16 +288,24 @@ class Connection:
         """Run a script by its hash, loading it where the server does not know it (a restart, SCRIPT FLUSH)."""
         try:
             try:
-                return await self.call("EVALSHA", script.sha, len(keys), *keys, *args)
+                return await self._evaluate("EVALSHA", script.sha, script, keys, args)
             except ReplyError as error:
                 if error.code != "NOSCRIPT":
                     raise
             # EVAL behind it: the scripts may be flushed again at any moment
             self.call("SCRIPT", "LOAD", script.text).addErrback(lambda _: None)
-            return await self.call("EVAL", script.text, len(keys), *keys, *args)
+            return await self._evaluate("EVAL", script.text, script, keys, args)
         except ReplyError as error:
             self._count(error)
             raise
+
+    def _evaluate(
+        self, how: str, what: str, script: Script, keys: Sequence[str], args: Sequence[Any]
+    ) -> Deferred[Any]:
+        """The run is that of the link which takes the command, so that none is ever given another server's."""
+        if script.dated and self._link is not None:
+            return self._link.call(how, what, len(keys), *keys, *args, self._link.run)
+        return self.call(how, what, len(keys), *keys, *args)
 
     def lost(self, link: Link) -> None:
         if self._fresh is link:
@@ -337,9 +351,19 @@ class Connection:
 
     async def _greet(self, link: Link) -> bool:
         try:
-            loads = (("SCRIPT", "LOAD", script.text) for script in self.scripts)
-            for command in (*self.address.greeting(), ("PING",), *loads):
+            for command in (*self.address.greeting(), ("PING",)):
                 await link.call(*command)
+            named = _run_id(await link.call("INFO", "server"))
+            if named is None:
+                self._fail(
+                    f"{self.address} does not tell its run_id in INFO server: is that Redis or Valkey?"
+                )
+                link.abort()
+                await link.ended()
+                return False
+            link.run = named[1]
+            for script in self.scripts:
+                await link.call("SCRIPT", "LOAD", script.text)
         except ReplyError as error:
             # WRONGPASS, NOAUTH, LOADING...: said once, tried again with backoff; an operator may mend it meanwhile
             self._count(error)

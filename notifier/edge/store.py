@@ -1,7 +1,7 @@
 """The ports over Redis: one script per move, all keys of a call in one slot (docs/architecture.md, "State")."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -73,14 +73,24 @@ class Scripts:
         return list(vars(self).values())
 
 
+class Ears(Protocol):
+    """Where bells come in, off the bus or with the answer to a handover (bus.RedisBus)."""
+
+    def hear(self, message: bytes) -> None:
+        """Bells, as a message has them."""
+
+    def missed(self, users: Iterable[str]) -> None:
+        """An answer was lost that may have had bells of these people."""
+
+
 class RedisLog:
     """A stream of events under a lease (ports.EventLog). `tagged`: the hash tag of its keys."""
 
     def __init__(
-        self, calls: Connection, scripts: Scripts, rules: Rules, stream: str, tagged: str,
-        incarnation: str, consumer: Callable[[], str], wait: Callable[[str, str, float], Awaitable[None]],
+        self, calls: Connection, scripts: Scripts, rules: Rules, stream: str, tagged: str, incarnation: str,
+        consumer: Callable[[], str], wait: Callable[[str, str, float], Awaitable[None]], ears: Ears,
     ) -> None:  # fmt: skip
-        self.calls, self.scripts, self.rules = calls, scripts, rules
+        self.calls, self.scripts, self.rules, self.ears = calls, scripts, rules, ears
         self.stream, self.tagged = stream, tagged
         self.incarnation, self.consumer = incarnation, consumer
         self._keys = (keys.lease(tagged), stream)
@@ -143,9 +153,14 @@ class RedisLog:
             rules.retention, rules.cap, rules.window + 3_600_000, rules.letters, rules.letters_age, rules.window,
             want, batch.payload, room, *batch.raws,
         )  # fmt: skip
-        status, failures, fresh, duplicates, given = await self.calls.run(
-            self.scripts.handover, self._keys, args
-        )
+        try:
+            answer = await self.calls.run(self.scripts.handover, self._keys, args)
+            status, failures, fresh, duplicates, bells, given = answer
+            if bells:
+                self.ears.hear(bells)
+        except Exception:  # whatever it is: nobody will say again what was written down
+            self.ears.missed(batch.users)
+            raise
         _check(status)
         return Handed(
             tuple((at, error.decode("utf-8", "replace")) for at, error in failures),

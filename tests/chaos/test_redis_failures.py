@@ -304,16 +304,31 @@ def test_a_stop_while_redis_is_away_ends_in_time(tmp_path: Path, own_server: Val
 # --- bells and names ---------------------------------------------------------------------------------------
 
 
-def test_lost_bells_are_made_good(tmp_path: Path, own_server: Valkey) -> None:
+@pytest.mark.parametrize("link", ["bell", "reader"])
+def test_lost_bells_are_made_good(tmp_path: Path, own_server: Valkey, link: str) -> None:
+    """Off the bus, and with the answers to handovers: who reads hears its own bells there."""
     with Scene(tmp_path, own_server) as scene:
         for _ in range(5):
             scene.publish(200, wait=False)
             time.sleep(0.05)
-            own_server.call("CLIENT", "KILL", "TYPE", "pubsub")
+            cut(own_server, link)
         wait_until(lambda: scene.producer.idle, 10, "all are appended")
         scene.settle()
         assert scene.stayed()
-        assert metric(scene.daemon, 'redis_reconnects_total{link="bell"}') >= 1
+        assert metric(scene.daemon, f'redis_reconnects_total{{link="{link}"}}') >= 1
+
+
+def cut(server: Valkey, link: str) -> None:
+    """The subscription, or all that runs scripts."""
+    if link == "bell":
+        server.call("CLIENT", "KILL", "TYPE", "pubsub")
+        return
+    clients = server.call("CLIENT", "LIST")
+    assert isinstance(clients, bytes)
+    for line in clients.decode().splitlines():
+        told = dict(word.split("=", 1) for word in line.split() if "=" in word)
+        if told["cmd"] == "evalsha":
+            server.call("CLIENT", "KILL", "ID", told["id"])
 
 
 @pytest.mark.parametrize("seconds", [2, pytest.param(30, marks=pytest.mark.campaign)])

@@ -7,16 +7,19 @@ from typing import Any
 
 import pytest
 
+from notifier.core import canary
 from notifier.core.inbox import NOTIFICATION, READ, RETRACTED, SEEN, Join, Mark, parse
 from notifier.core.keys import shard_of, tag
+from notifier.core.payload import iso
 from notifier.edge.redis import Connection, ReplyError, Script
-from notifier.ports import Inbox
+from notifier.ports import GroupLost, Inbox, Unavailable
 from tests.contract.world import (
     ISSUED,
     NOWHERE,
     Reader,
     RedisWorld,
     World,
+    backlog,
     event,
     load,
     people,
@@ -92,6 +95,84 @@ async def test_each_process_hears_of_its_own_people(world: World) -> None:
     assert [bell.user for bell in await two.bells()] == [U, V]
     assert await world.present(U) == {"one", "two"}
     assert (one.subscribed, two.subscribed) == (list(range(world.rules.shards)),) * 2
+
+
+async def test_who_reads_is_told_of_its_own_people_with_the_answer(world: World) -> None:
+    one, two, reader = await world.ear("one"), await world.ear("two"), Reader(world, "one")
+    await join(world.inbox("one"), U)
+    await join(world.inbox("two"), U, V)
+    await world.deafen(one)
+    await reader.deliver(event(to=(U, V), thing="1"), event("unlike", to=(U, V), thing="1"), event(to=V))
+    heard = [bell for message in one.messages for bell in message]
+    assert [(bell.user, parse(bell.record).kind) for bell in heard] == [(U, NOTIFICATION), (U, RETRACTED)]
+    others = await two.bells()
+    assert [bell.user for bell in others] == [U, V, U, V, V]
+    assert heard == [bell for bell in others if bell.user == U], "the same, whichever way it comes"
+    assert one.missed == two.missed == []
+
+
+async def test_a_canary_goes_over_the_bus_also_to_who_reads(world: World) -> None:
+    """It is sent to prove that the bus is heard. What else is in its batch is told with the answer."""
+    ear, reader = await world.ear("one"), Reader(world, "one")
+    bird = canary.users(world.rules.shards)[0]
+    await join(world.inbox("one"), U, bird)
+    raw = canary.event("like", "n", "x", iso(world.now()), (bird,))
+    await world.append(event(to=U))
+    await world.append(raw)
+    await reader.run()
+    assert sorted(bell.user for bell in await ear.bells()) == sorted([U, bird])
+    await world.deafen(ear)
+    await world.append(event(to=U))
+    await world.append(raw)
+    await reader.run()
+    assert [bell.user for message in ear.messages for bell in message] == [U]
+
+
+async def test_what_was_applied_is_told_also_when_the_group_has_gone(world: World) -> None:
+    ear, log = await world.ear("one"), world.log("one")
+    await join(world.inbox("one"), U)
+    await log.take()
+    held = backlog(world)
+    await world.append(event(to=U))
+    held.add(await log.read(10))
+    await world.drop_group()
+    batch = held.next()
+    assert batch is not None
+    with pytest.raises(GroupLost):
+        await log.handover(batch, 10)
+    assert [bell.user for message in ear.messages for bell in message] == [U]
+
+
+class Silent:
+    """A connection that breaks when handovers have run: their answers are lost."""
+
+    def __init__(self, calls: Connection) -> None:
+        self.calls, self.call = calls, calls.call
+
+    async def run(self, script: Script, names: Sequence[str], args: Sequence[Any]) -> Any:
+        answer = await self.calls.run(script, names, args)
+        if script.name == "handover":
+            raise Unavailable("lost before an answer")
+        return answer
+
+
+async def test_whose_bells_a_lost_answer_may_have_had_is_told(real: RedisWorld) -> None:
+    one, two = await real.ear("one"), await real.ear("two")
+    await join(real.inbox("one"), U)
+    await join(real.inbox("two"), V)
+    reader: Any = Reader(real, "one")
+    calls = reader.log.calls
+    reader.log.calls = Silent(calls)
+    await real.append(event(to=(U, V)))
+    await real.append(b"{")  # a burial of a whole entry is for nobody
+    with pytest.raises(Unavailable):
+        await reader.run()
+    assert (one.messages, one.missed) == ([], [{U, V}])
+    assert ([bell.user for bell in await two.bells()], two.missed) == ([V], [])
+    reader.log.calls = calls
+    reader.fanout.drop()
+    await reader.run()
+    assert one.messages == [], "it was applied before: nobody says it again"
 
 
 async def test_nobody_there_nobody_told(world: World) -> None:

@@ -265,11 +265,11 @@ async def retry(world: Fragile, arm: Arm) -> object:
 
 
 ACTS: dict[str, tuple[Callable[[Fragile, Arm], Awaitable[object]], int]] = {
-    "handover": (hand_over, 80),
-    "mark": (mark, 25),
-    "join": (join, 7),
-    "page": (page, 5),
-    "refresh": (refresh, 14),
+    "handover": (hand_over, 79),
+    "mark": (mark, 24),
+    "join": (join, 6),
+    "page": (page, 4),
+    "refresh": (refresh, 13),
     "leave": (leave, 2),
     "lease": (lease, 2),
     "read": (read, 3),

@@ -198,12 +198,12 @@ async def release(world: Fragile, arm: Arm) -> object:
 
 # by name: which script fails, in what, and how many calls of it there are at least
 ACTS: dict[str, tuple[str, Callable[[Fragile, Arm], Awaitable[object]], int]] = {
-    "handover": ("handover", hand_over, 30),
+    "handover": ("handover", hand_over, 29),
     "give": ("handover", give, 60),
-    "look": ("look", send, 8),
-    "settle": ("settle", send, 30),
+    "look": ("look", send, 7),
+    "settle": ("settle", send, 29),
     "wake": ("wake", wake, 10),
-    "tidy": ("tidy", tidy, 5),
+    "tidy": ("tidy", tidy, 4),
     "claim": ("device", claim, 2),
     "add": ("device", add, 3),
     "remove": ("device", remove, 4),

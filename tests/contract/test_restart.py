@@ -117,7 +117,7 @@ async def test_an_error_in_memory_is_completed_by_a_repeat(stage: str) -> None:
 
 async def test_a_restart_in_memory_silences_the_buses() -> None:
     world = MemoryWorld()
-    ear, reader = await world.ear(), Reader(world)
+    ear, reader = await world.ear(), Reader(world, "another")
     await world.inbox().join(U, Join("fresh", NOWHERE, 1), ISSUED)
     run = world.server.run
     world.server.restart()

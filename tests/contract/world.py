@@ -81,7 +81,13 @@ class Ear:
         self.messages: list[list[Bell]] = []
         self.subscribed: list[int] = []
         self.revoked: list[str] = []
-        bus.listen(self.messages.append, self.subscribed.append, self.revoked.append)
+        self.missed: list[set[str]] = []
+        bus.listen(
+            self.messages.append,
+            self.subscribed.append,
+            self.revoked.append,
+            lambda users: self.missed.append(set(users)),
+        )
 
     async def bells(self) -> list[Bell]:
         """All bells since the last call."""
@@ -108,6 +114,7 @@ class World(Protocol):
     def inbox(self, incarnation: str = "one") -> Inbox: ...
     def shards(self) -> Shards: ...
     async def ear(self, incarnation: str = "one") -> Ear: ...
+    async def deafen(self, ear: Ear) -> None: ...
     def pushes(self, lane: Lane, incarnation: str = "one", shard: int = 0) -> PushLog: ...
     def due(self, shard: int = 0) -> DueLog: ...
     def devices(self) -> Devices: ...
@@ -205,6 +212,11 @@ class MemoryWorld(World):
         bus.start()
         return ear
 
+    async def deafen(self, ear: Ear) -> None:
+        """This process hears nothing off the bus any more."""
+        bus: Any = ear.bus
+        bus.stop()
+
     def now(self) -> int:
         return self.server.now
 
@@ -292,6 +304,21 @@ class MemoryWorld(World):
         """Nothing is open."""
 
 
+class Ears:
+    """What a reader is told with its answers, brought to the bus of its process if that has one."""
+
+    def __init__(self, buses: dict[str, RedisBus], incarnation: str) -> None:
+        self.buses, self.incarnation = buses, incarnation
+
+    def hear(self, message: bytes) -> None:
+        if self.incarnation in self.buses:
+            self.buses[self.incarnation].hear(message)
+
+    def missed(self, users: Iterable[str]) -> None:
+        if self.incarnation in self.buses:
+            self.buses[self.incarnation].missed(users)
+
+
 class RedisWorld(World):
     """The shared server, emptied, with connections of one test."""
 
@@ -300,6 +327,7 @@ class RedisWorld(World):
         self.scripts = scripts
         self.address = Address.parse(url)
         self._connections: list[Connection] = []
+        self._buses: dict[str, RedisBus] = {}
         self._runs = 0
         self.calls = self._connect(Connection, "commands")
 
@@ -324,7 +352,7 @@ class RedisWorld(World):
     def log(self, incarnation: str = "one", stream: str = "", tagged: str = TAG) -> EventLog:
         return RedisLog(
             self.calls, self.scripts, self.rules, stream or self.stream, tagged, incarnation,
-            lambda: f"slot-{incarnation}", self._wait,
+            lambda: f"slot-{incarnation}", self._wait, Ears(self._buses, incarnation),
         )  # fmt: skip
 
     async def _wait(self, stream: str, last: str, seconds: float) -> None:
@@ -395,13 +423,16 @@ class RedisWorld(World):
     async def ear(self, incarnation: str = "one") -> Ear:
         subscription = self._connect(Subscription, "bell")
         # What a script has published is on its way before the script has answered: a PING comes after it.
-        ear = Ear(
-            RedisBus(subscription, self.rules.shards, incarnation, METRICS), lambda: subscription.call("PING")
-        )
+        bus = self._buses[incarnation] = RedisBus(subscription, self.rules.shards, incarnation, METRICS)
+        ear = Ear(bus, lambda: subscription.call("PING"))
         await subscription.ready()
         while len(ear.bus.heard) < self.rules.shards:
             await pause(0.001)
         return ear
+
+    async def deafen(self, ear: Ear) -> None:
+        bus: Any = ear.bus
+        await bus.subscription.stop()
 
     def now(self) -> int:
         return int(time.time() * 1000)

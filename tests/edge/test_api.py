@@ -27,9 +27,10 @@ from notifier.core.inbox import Page, Place
 from notifier.core.intake import Intake
 from notifier.core.tokens import REASONS, Key, Verifier
 from notifier.edge.api import KINDS, api_site, cursor_of, cursor_place, pointer
+from notifier.edge.bus import RedisBus
 from notifier.edge.http import LINGER_SECONDS
 from notifier.edge.keyring import public_check
-from notifier.edge.redis import Address, Connection, ReplyError
+from notifier.edge.redis import Address, Connection, ReplyError, Subscription
 from notifier.edge.store import RedisInbox, RedisLog, Rules, Scripts
 from notifier.metrics import Metrics
 from notifier.pipeline import Fanout
@@ -103,6 +104,12 @@ class Server:
             "test",
             lambda: "test",
             lambda *_: _never(),
+            RedisBus(
+                Subscription(running, self.address, "bell", self.metrics, lambda line: None),
+                1,
+                "test",
+                self.metrics,
+            ),
         )
         backlog = Backlog(
             Intake(("like", "comment", "follow"), rules.window, 300_000, 16_384, 1000), keys.tag(0), 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,18 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
-from notifier.core.inbox import Bell, Join, Joined, Standing, salvage_bells
-from notifier.core.session import LIVE, REVOKED, Session
+from notifier.core import keys
+from notifier.core.backlog import Backlog
+from notifier.core.inbox import Bell, Join, Joined, Mark, Standing, salvage_bells
+from notifier.core.intake import Intake
+from notifier.core.session import JOINING, LIVE, REVOKED, Session
 from notifier.edge.hub import CALM_LOOK, MARK_DELAY, REJOINS, Hub
-from notifier.edge.memory import MemoryBus, MemoryInbox
+from notifier.edge.memory import MemoryBus, MemoryInbox, MemoryLog
 from notifier.edge.memory_state import ItemError, Lasting, MemoryServer
 from notifier.edge.redis import ReplyError
 from notifier.edge.store import Rules
 from notifier.metrics import Metrics
+from notifier.pipeline import Fanout
 from notifier.ports import Unavailable
 from tests.client import Socket
 from tests.daemon import Daemon
@@ -322,6 +326,79 @@ def append(house: House, *users: str, seq: int = 1, accepted: int = 0) -> list[B
 
 def bell(user: str, seq: int, record: str = "", birth: int = 0, run: str = "") -> Bell:
     return Bell(user, birth, run, seq, 0, 1, 0, record or f'1n0 5 g n{seq} "id":"n{seq}","kind":"like"')
+
+
+def test_whose_bells_were_lost_with_an_answer_look_for_themselves() -> None:
+    house = House(sweep=False)
+    ana, again, bo = house.enter("ana", "ana", "bo")
+    joins = len(house.inbox.joins)
+    house.bus.missed({"ana", "nobody"})
+    assert (ana.session.state, bo.session.state) == (JOINING, LIVE)
+    house.pass_by(0.1)
+    assert len(house.inbox.joins) == joins + 2
+    assert {each.session.state for each in (ana, again, bo)} == {LIVE}
+
+
+def test_a_join_under_way_when_bells_were_lost_is_followed_by_another() -> None:
+    """Its answer may be older than what was lost."""
+    house = House(sweep=False)
+    house.inbox.slow = {"join"}
+    (ana,) = house.enter("ana")
+    house.bus.missed({"ana"})
+    house.inbox.answer("join")
+    house.pass_by(0.1)
+    assert (ana.session.state, ana.session.joins) == (JOINING, 2)
+    house.inbox.answer("join")
+    house.pass_by(0.1)
+    assert ana.session.state == LIVE
+
+
+def fanout(house: House) -> Fanout:
+    """The reader of the process whose hub this is."""
+    log = MemoryLog(
+        house.server, Rules(), keys.FRONT_DOOR, keys.tag(0), "p", lambda *_: fail(Unavailable(""))
+    )
+    backlog = Backlog(Intake(("like",), 86_400_000, 300_000, 16_384, 1_000), keys.tag(0), 1)
+    return Fanout(log, backlog, Metrics(), house.clock.seconds, lambda line: None, 15.0)
+
+
+@pytest.mark.parametrize("joins", ["before", "during", "again"])
+@pytest.mark.parametrize("order", list(permutations(range(4))), ids=lambda order: "".join(map(str, order)))
+def test_bells_of_both_ways_in_any_order_come_to_the_same(order: tuple[int, ...], joins: str) -> None:
+    """Two rows with the answers to their handovers, what was seen and read over the bus."""
+    house, said = House(sweep=False), list[Callable[[], None]]()
+    ways: Any = house.bus
+    hear, told = ways.hear, ways.told
+    ways.hear = lambda bells: said.append(lambda: hear(bells))
+    ways.told = lambda bells: said.append(lambda: told(bells))
+    (client,) = house.enter("ana")
+    if joins != "before":
+        house.inbox.slow = {"join"}
+        house.bus.missed({"ana"})
+    reader = fanout(house)
+    for number, mark in enumerate(("seen", "read")):
+        event = {"type": "like", "actor": {"id": str(number)}, "to": ["ana"]}
+        house.server.append(keys.FRONT_DOOR, b"event", json.dumps(event).encode())
+        for _ in range(3):
+            now(reader.once())
+        box = house.server.boxes["ana"]
+        now(house.inbox.mark([Mark("ana", mark, str(box.birth), box.run, box.seq)]))  # type: ignore[arg-type]
+    assert len(said) == 4
+    for at, which in enumerate(order):
+        if joins == "during" and at == 2:
+            house.inbox.answer("join")
+        said[which]()
+    house.inbox.slow = set()
+    if joins == "again":
+        house.inbox.answer("join")
+    house.pass_by(1)
+    seqs = [text["seq"] for text in client.texts if text["type"] in ("notification", "seen", "read")]
+    assert (client.session.state, client.session.last) == (LIVE, 4)
+    assert seqs == sorted(set(seqs)), "never back, nothing twice"
+    assert [text["type"] for text in client.texts if text.get("seq") in (1, 2, 3, 4)].count(
+        "notification"
+    ) == 2
+    assert seqs[-1] == 4
 
 
 def test_no_more_history_is_read_for_a_line_that_is_not_calm() -> None:

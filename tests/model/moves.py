@@ -45,11 +45,13 @@ class Pair:
 
 
 class Moves(State):
-    """`ring(process, bells)`: told after a move; `hazard(pair, stage)`: may raise ItemFailed."""
+    """`ring(process, bells)`: told after a move; `answer(process, bells)`: what goes back to who called it;
+    `hazard(pair, stage)`: may raise ItemFailed."""
 
     def __init__(self, rules: Rules) -> None:
         super().__init__(rules)
         self.ring: Callable[[str, list[Bell]], None] = lambda process, bells: None
+        self.answer: Callable[[str, list[Bell]], None] = lambda process, bells: None
         self.hazard: Callable[[Pair, int], None] = lambda pair, stage: None
 
     # -- what an entry means
@@ -82,6 +84,8 @@ class Moves(State):
                 self._apply(stream, pair, bells)
             except ItemFailed:
                 failures[at] = FAILED
+        if who in bells:
+            self.answer(who, bells.pop(who))
         self._publish(bells)
         failed = {pairs[at].entry.id for at in failures}
         for entry in complete:

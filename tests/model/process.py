@@ -12,6 +12,7 @@ from tests.model.state import GroupLost, LeaseLost
 
 FREE, NEW, OWNED = "free", "new", "owned"
 BEHIND, JOINING, LIVE = "behind", "joining", "live"
+BUS, ANSWER = "bus", "answer"
 
 Message = tuple[Any, ...]
 
@@ -295,7 +296,7 @@ class Process:
             self.readers.append(Router(state, self.name, SHARDS))
         self.routed = routed
         self.sessions: list[Session] = []
-        self.bells: list[list[Bell]] = []
+        self.bells: list[tuple[str, list[Bell]]] = []  # by which way, in the order in which they were rung
         self.marks: list[Mark] = []
         self.left: list[str] = []  # people whose last socket here has closed
         self.subscribed = False
@@ -324,10 +325,12 @@ class Process:
     def _may_join(self, session: Session) -> bool:
         return session.phase == BEHIND and self.subscribed
 
-    def bell(self) -> None:
-        """The next message of the bus."""
+    def bell(self, how: int) -> None:
+        """The next message of all, or of one way: only along that way do they keep their order."""
         if self.bells:
-            for bell in self.bells.pop(0):
+            ways = [way for way, _ in self.bells]
+            way = (ways[0], BUS, ANSWER)[how % 3]
+            for bell in self.bells.pop(ways.index(way) if way in ways else 0)[1]:
                 for session in [each for each in self.sessions if each.user == bell.user]:
                     session.rang(bell)
 

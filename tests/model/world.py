@@ -7,7 +7,7 @@ from typing import Final
 from tests.model.client import Client
 from tests.model.moves import ItemFailed, Moves, Pair, event_of
 from tests.model.nouns import DOOR, Bell, Entry, Event, Inbox, StreamId
-from tests.model.process import LIVE, SHARDS, Process
+from tests.model.process import ANSWER, BUS, LIVE, SHARDS, Process
 from tests.model.rules import HOUR, TRIES, WINDOW, Broken, Rules
 
 USERS: Final = tuple(sorted(SHARDS))
@@ -24,7 +24,7 @@ class World:
 
     def __init__(self, rules: Rules, routed: bool) -> None:
         self.state, self.routed = Moves(rules), routed
-        self.state.ring, self.state.hazard = self._ring, self._hazard
+        self.state.ring, self.state.answer, self.state.hazard = self._ring, self._answer, self._hazard
         self.processes = [Process(self.state, routed) for _ in range(2)]
         self.shown: set[tuple[str, str]] = set()
         self.clients = [
@@ -40,7 +40,13 @@ class World:
     def _ring(self, name: str, bells: list[Bell]) -> None:
         for process in self.processes:
             if process.name == name and process.subscribed:
-                process.bells.append(bells)
+                process.bells.append((BUS, bells))
+
+    def _answer(self, name: str, bells: list[Bell]) -> None:
+        """Heard in a step of its own, before or after what the bus brings, whether or not that is heard."""
+        for process in self.processes:
+            if process.name == name:
+                process.bells.append((ANSWER, bells))
 
     def _hazard(self, pair: Pair, stage: int) -> None:
         at, times = self.fault
@@ -134,9 +140,10 @@ class World:
         self._process(who).session(how)
 
     def do_bell(self, who: int, how: int) -> None:
-        self._process(who).bell()
+        self._process(who).bell(how)
 
     def do_lose_bell(self, who: int, how: int) -> None:
+        """Off the bus, or with an answer."""
         bells = self._process(who).bells
         if bells:
             bells.pop(how % len(bells))
@@ -238,7 +245,7 @@ class World:
             waiting = any(session.phase != LIVE for session in process.sessions)
             if process.bells or process.marks or process.left or waiting:
                 busy = True
-                process.bell()
+                process.bell(0)
                 self._write(process)
                 process.session(0)
         return busy

@@ -1,6 +1,7 @@
 -- Bells: who is told of a change. Behind inbox.lua, in front of the scripts that change inboxes.
--- One message per process and call. known: incarnation -> is it alive (looked up once a call).
-local bells, known = {}, {}
+-- One message per process and call. known: incarnation -> is it alive (looked up once a call). told: what the caller
+-- hears with the answer.
+local bells, known, told = {}, {}, {}
 local function alive(incarnation)
   if known[incarnation] == nil then known[incarnation] = call('EXISTS', 'alive:' .. tag .. ':' .. incarnation) == 1 end
   return known[incarnation]
@@ -16,9 +17,10 @@ local function present(user)
   return here
 end
 
-local function ring(here, box, accepted, line)
+-- caller: the process that is told with the answer; nil: every process hears the bell.
+local function ring(here, box, accepted, line, caller)
   for _, incarnation in ipairs(here) do
-    local list = bells[incarnation]
+    local list = incarnation == caller and told or bells[incarnation]
     if not list then list = {}; bells[incarnation] = list end
     list[#list + 1] = {box.user, box.birth, box.run, box.seq, box.floor, box.unread, accepted, line}
   end

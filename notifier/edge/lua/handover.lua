@@ -9,12 +9,12 @@
 --          2, entry, user, mark key, mark, group, actor, id, accepted, time, 0: a retraction
 --          3, entry, user, mark key, mark, reason, detail, source, at, "", 0: to the dead letters; the raw bytes are
 --          argument 15 + at; with a user and a mark when only that pair could not be applied
--- Returns {status, {{item, error}...}, entries, repeats, given}: status ok | lease | group; error "held" = waits for an
--- earlier one. given, empty without room: now, run, then for each lane with room that got something its name and
--- {entries, looks, people, is there more}, or false where it was perhaps read and cannot be told. looks: of the entries that
--- this call appended and whose row still stands at its end, each four values: which entry, its person, seq, record. A person
--- is {birth, run, unread, {device id, line, ...}}.
-if call('GET', KEYS[1]) ~= ARGV[2] then return {'lease', {}, {}, 0, {}} end
+-- Returns {status, {{item, error}...}, entries, repeats, bells, given}: status ok | lease | group; error "held" = waits for
+-- an earlier one; bells: those for the caller itself, as a message has them, "" = none; given, empty without room: now, run,
+-- then for each lane with room that got something its name and {entries, looks, people, is there more}, or false where it was
+-- perhaps read and cannot be told. looks: of the entries that this call appended and whose row still stands at its end, each
+-- four values: which entry, its person, seq, record. A person is {birth, run, unread, {device id, line, ...}}.
+if call('GET', KEYS[1]) ~= ARGV[2] then return {'lease', {}, {}, 0, '', {}} end
 
 local ADD, RETRACT, BURY, WIDTH = 1, 2, 3, 11
 local batch = cmsgpack.unpack(ARGV[14])
@@ -114,7 +114,7 @@ local function push(box, id, line, deadline)
   end
 end
 
-local function add_row(user, group, actor, id, accepted, line, deadline)
+local function add_row(caller, user, group, actor, id, accepted, line, deadline)
   local off_time, off_id = register(user, group, actor)
   if off_time and not later(parts(line), id, off_time, off_id) then return end  -- was taken back, before it came
   local index = 'n:' .. id
@@ -125,7 +125,7 @@ local function add_row(user, group, actor, id, accepted, line, deadline)
   save_inbox(box, retention)
   if rooms then boxes[user] = box end
   local here = present(user)
-  ring(here, box, accepted, line)
+  ring(here, box, accepted, line, caller)
   if deadline > 0 then
     push(box, id, line, deadline)
   elseif deadline < 0 and #here == 0 then
@@ -157,7 +157,7 @@ local function rows_of(box, group, time, id)
   return found
 end
 
-local function retract(user, group, actor, id, accepted, time)
+local function retract(caller, user, group, actor, id, accepted, time)
   local off_time, off_id = register(user, group, actor)
   -- An equal register is this retraction's own: all but its expiry is known to be done.
   if off_time and later(off_time, off_id, time, id) then return end
@@ -172,7 +172,7 @@ local function retract(user, group, actor, id, accepted, time)
       write(box, 'n:' .. row[3], row[1], line)
       trim_tombs(box, cap)
       save_inbox(box, retention)
-      ring(here, box, accepted, line)
+      ring(here, box, accepted, line, caller)
     end
     if rooms then boxes[user] = box end
   end
@@ -194,7 +194,9 @@ local function apply(move, entry, user, mark_key, mark, a, b, c, d, e, f)
     bury(entry, user, a, b, c, d)
   else
     if mark ~= '' and call('SISMEMBER', mark_key, mark) == 1 then return 'duplicate' end
-    if move == ADD then add_row(user, a, b, c, d, e, f) else retract(user, a, b, c, d, e) end
+    -- A canary's bell goes over the bus whoever calls: it is sent to prove that the bus is heard.
+    local caller = mark ~= '' and ARGV[2] or nil
+    if move == ADD then add_row(caller, user, a, b, c, d, e, f) else retract(caller, user, a, b, c, d, e) end
   end
   if mark ~= '' then call('SADD', mark_key, mark) end
 end
@@ -292,4 +294,4 @@ end
 if #gone > 0 then call('XDEL', KEYS[2], unpack(gone)) end
 
 local status, fresh = next_entries(KEYS[2], ARGV[4], ARGV[5], ARGV[13])
-return {status, failures, fresh, duplicates, given}
+return {status, failures, fresh, duplicates, told[1] and cmsgpack.pack(told) or '', given}
