@@ -8,6 +8,7 @@ from typing import Final
 from msgspec import Struct
 
 from webapp import events, outbox, people
+from webapp.idempotency import Keep
 from webapp.photos import owner_of, thumbnail, written
 from webapp.problems import Problem
 from webapp.shards import atomic, read_cursor, shard, shard_of, write_cursor
@@ -21,8 +22,10 @@ _COUNT: Final = "UPDATE photo SET comments = comments + %s WHERE id = %s RETURNI
 _INSERT: Final = (
     "INSERT INTO comment (photo_id, author_id, text, mentions) VALUES (%s, %s, %s, %s::bigint[]) RETURNING id"
 )
+# Without the photo none: those of one that is gone are removed one after the other.
 _LIST: Final = (
-    "SELECT id, author_id, text FROM comment WHERE photo_id = %s AND id < %s ORDER BY id DESC LIMIT %s"
+    "SELECT id, author_id, text FROM comment WHERE photo_id = %(photo)s AND id < %(before)s "
+    "AND EXISTS (SELECT FROM photo WHERE id = %(photo)s) ORDER BY id DESC LIMIT %(limit)s"
 )
 _OWNER: Final = "SELECT owner_id FROM photo WHERE id = %s FOR NO KEY UPDATE"
 _FIND: Final = "SELECT author_id, mentions FROM comment WHERE id = %s AND photo_id = %s FOR UPDATE"
@@ -44,8 +47,11 @@ def mentioned(text: str) -> list[str]:
     return list(dict.fromkeys(name.lower() for name in _MENTION.findall(text)))[:MOST_MENTIONED]
 
 
-def write(photo: int, author: int, text: str) -> Comment:
-    """Writes a comment, and tells the photo's owner and whom it mentions. Raises Problem `not-found`."""
+def write(photo: int, author: int, text: str, keep: Keep = lambda view: None) -> Comment:
+    """Writes a comment, and tells the photo's owner and whom it mentions. Raises Problem `not-found`.
+
+    `keep` is given it before it is committed.
+    """
     card = people.acting_card(author)
     mentions = sorted(people.ids_of(mentioned(text)))
     with shard(shard_of(photo)), atomic(), write_cursor() as cursor:
@@ -56,13 +62,15 @@ def write(photo: int, author: int, text: str) -> Comment:
         owner, key = row
         cursor.execute(_INSERT, [photo, author, text, mentions])
         comment = int(cursor.fetchone()[0])
+        made = Comment(str(comment), card, text, written(comment), True)
+        keep(made)
         if to := events.hearers(owner, mentions, author):
-            actor = events.Actor(author, card.name, card.avatar)
+            actor = people.as_actor(card)
             image = thumbnail(key)
             outbox.put(
                 "event", photo, events.about_comment("comment", actor, to, photo, comment, image, text)
             )
-    return Comment(str(comment), card, text, written(comment), True)
+    return made
 
 
 def delete(photo: int, comment: int, person: int) -> None:
@@ -92,7 +100,7 @@ def delete(photo: int, comment: int, person: int) -> None:
 def of_photo(photo: int, before: int, limit: int, viewer: int | None) -> list[Comment]:
     """Comments of a photo, the newest first, older than comment `before`. Raises Problem `not-found`."""
     with shard(shard_of(photo)), read_cursor() as cursor:
-        cursor.execute(_LIST, [photo, before, limit])
+        cursor.execute(_LIST, {"photo": photo, "before": before, "limit": limit})
         rows = cursor.fetchall()
     if not rows:
         owner_of(photo)

@@ -181,6 +181,7 @@ class Site(Struct, frozen=True):
     debug: Annotated[bool, Meta(description="Whether errors show their inside. Never on a machine that others can reach.")] = False
     allowed_hosts: Annotated[tuple[_Host, ...], Meta(description="Values of the Host header that are served.")] = ("127.0.0.1", "localhost", "[::1]")
     trusted_proxies: Annotated[tuple[_Network, ...], Meta(description="Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed.")] = ("127.0.0.0/8", "::1/128")
+    request_seconds: Annotated[float, Meta(ge=1, le=3600, description="Seconds in which the head of a request must arrive under gunicorn's --worker-class webapp.worker.Worker; its content has as long, and a second more for each 100 000 bytes.")] = 10.0
 
 
 class Node(Struct, frozen=True):
@@ -224,6 +225,7 @@ class Tokens(Struct, frozen=True):
     issuer: Annotated[_Text, Meta(description="Who issues them.")] = "webapp"
     audience: Annotated[_Text, Meta(description="Whom they are for: tokens.audience of the notifier.")] = "notifier"
     hours: Annotated[int, Meta(ge=1, le=24, description="Hours that a token is good for; the notifier refuses more than 24.")] = 24
+    renewal_days: Annotated[int, Meta(ge=1, le=366, description="Days after a log-in in which a client may renew its token without the password.")] = 30
 
 
 class Photos(Struct, frozen=True):
@@ -233,6 +235,9 @@ class Photos(Struct, frozen=True):
     options: Annotated[dict[str, _Scalar], Meta(description="What that class is to be made with.", examples=["bucket_name"])] = {}
     folder: Annotated[_Folder, Meta(description="Where local storage keeps files.")] = "photos"
     cdn_url: Annotated[_WebUrl, Meta(description="Address in front of the storage; \"\": /media/ of this site.")] = ""
+    connect_seconds: Annotated[float, Meta(ge=0.1, le=60, description="S3: seconds for opening a connection.")] = 2.0
+    answer_seconds: Annotated[float, Meta(ge=0.1, le=60, description="S3: seconds in which an answer must begin, and go on.")] = 8.0
+    attempts: Annotated[int, Meta(ge=1, le=10, description="S3: times that a call is tried in all, before whoever waits for it is told that it failed.")] = 2
     max_bytes: Annotated[int, Meta(ge=1024, le=104_857_600, description="Largest upload, in bytes.")] = 12_582_912
     max_pixels: Annotated[int, Meta(ge=10_000, le=200_000_000, description="Largest picture, in pixels: width times height.")] = 50_000_000
 

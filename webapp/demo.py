@@ -150,7 +150,8 @@ class Site:
         fd = self.options.fd
         self._start("gunicorn", (
             "-m", "gunicorn", "--bind", f"fd://{fd}", "--workers", "2", "--threads", "4", "--graceful-timeout", "1",
-            "--worker-class", "gthread", "--keep-alive", "20", "--no-control-socket", "webapp.wsgi:application",
+            "--worker-class", "webapp.worker.Worker", "--keep-alive", "20", "--no-control-socket",
+            "webapp.wsgi:application",
         ), (fd,))  # fmt: skip
         self._start("relay", ("-m", "webapp", "relay"))
         if self.options.crowd:

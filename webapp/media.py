@@ -1,13 +1,26 @@
-"""Pictures of local storage at /media/. In production a proxy or a CDN serves them, from the same addresses."""
+"""Pictures of local storage at /media/, which a proxy or a CDN serves in production; and the way to a person's picture.
+
+Both may be kept by every cache: a picture for good, the way for some minutes.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
-from django.http import FileResponse, Http404, HttpRequest, HttpResponseBase
+from django.db import InterfaceError, OperationalError
+from django.http import (
+    FileResponse,
+    Http404,
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBase,
+    HttpResponseRedirect,
+)
 from django.views.decorators.http import require_safe
 
-from webapp import storage
+from webapp import people, storage
+from webapp.lookup import id_of
+from webapp.problems import Problem
 
 _HEADERS: Final = {
     "Cache-Control": storage.CACHE_CONTROL,
@@ -15,6 +28,8 @@ _HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; sandbox",
     "Cross-Origin-Resource-Policy": "cross-origin",
 }
+KEPT: Final = 300
+"""Seconds for which a cache may lead to the picture that a person had. A replaced one is there for longer."""
 
 
 @require_safe
@@ -28,3 +43,26 @@ def picture(request: HttpRequest, name: str) -> HttpResponseBase:
     except FileNotFoundError:
         raise Http404 from None
     return FileResponse(file, content_type="image/jpeg", headers=_HEADERS)
+
+
+@require_safe
+def portrait(request: HttpRequest, person: str) -> HttpResponseBase:
+    """Leads to the picture that a person has now; 404 for who has none, and for nobody."""
+    try:
+        number = id_of(person)
+        card = people.cards([number]).get(number)
+    except Problem:
+        card = None
+    except (OperationalError, InterfaceError):
+        return HttpResponse(status=503, headers={"Retry-After": "5", "Cache-Control": "no-store"})
+    made: HttpResponseBase
+    if card is None or card.avatar is None:
+        made = HttpResponse("There is nothing here.\n", content_type="text/plain", status=404)
+    else:
+        made = HttpResponseRedirect(
+            card.avatar
+        )  # RFC 9110 section 15.4.3: the next time it may lead elsewhere
+    made.headers["Cache-Control"] = f"public, max-age={KEPT}"
+    made.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+    made.headers["X-Content-Type-Options"] = "nosniff"
+    return made

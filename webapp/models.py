@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.contrib.postgres.fields import ArrayField
 from django.contrib.postgres.indexes import GinIndex
@@ -13,10 +13,11 @@ from django.db.models.functions import Now
 
 from webapp.shards.next_id import NextId
 
-__all__ = ["Comment", "Follower", "Following", "Like", "Outbox", "Person", "Photo"]
+__all__ = ["Answered", "Comment", "Follower", "Following", "Like", "Outbox", "Person", "Photo"]
 
-# Events 0 to 15, tasks 16 to 31, files to delete 32 (webapp/outbox.py); -1: nobody can make sense of the row.
-LANES = range(-1, 33)
+# Events 0 to 15, tasks 16 to 31, files to delete 32, photos to clear 33, files to delete later 34 (webapp/outbox.py);
+# -1: nobody can make sense of the row.
+LANES = range(-1, 35)
 
 
 def _id(**options: object) -> BigIntegerField:
@@ -27,6 +28,14 @@ def _id(**options: object) -> BigIntegerField:
 def _words(*columns: object) -> models.GeneratedField:
     return models.GeneratedField(
         expression=SearchVector(*columns, config="simple"), output_field=SearchVectorField(), db_persist=True
+    )
+
+
+# No constraint: the likes and comments of a photo that is gone follow it in slices (webapp/clearing.py). Who adds one
+# counts it on the photo's row in the same transaction, so none is added to a photo that is not there.
+def _photo() -> models.ForeignKey[Any, Any]:
+    return models.ForeignKey(
+        "Photo", on_delete=models.DO_NOTHING, related_name="+", db_index=False, db_constraint=False
     )
 
 
@@ -89,7 +98,7 @@ class Like(models.Model):
     shard_by: ClassVar[str] = "photo_id"
 
     pk = models.CompositePrimaryKey("photo", "person_id")
-    photo = models.ForeignKey(Photo, on_delete=models.CASCADE, related_name="+", db_index=False)
+    photo = _photo()
     person_id = BigIntegerField()
     id = _id()
 
@@ -104,7 +113,7 @@ class Comment(models.Model):
     shard_by: ClassVar[str] = "photo_id"
 
     id = _id(primary_key=True)
-    photo = models.ForeignKey(Photo, on_delete=models.CASCADE, related_name="+", db_index=False)
+    photo = _photo()
     author_id = BigIntegerField()
     text = models.TextField()
     mentions = ArrayField(BigIntegerField(), default=list, db_default=[])  # ids of people
@@ -147,6 +156,24 @@ class Follower(models.Model):
         ]
 
 
+class Answered(models.Model):
+    """What was answered to a request with an `Idempotency-Key`, on the shard of what that made; for a day."""
+
+    shard_by: ClassVar[str] = "id"
+
+    pk = models.CompositePrimaryKey("person_id", "about", "key")
+    person_id = BigIntegerField()
+    about = BigIntegerField()  # id of the photo that is commented on; 0: a new photo
+    key = models.TextField()
+    id = _id()
+    content = models.TextField()  # digest of what was sent
+    answer = models.TextField()  # JSON
+
+    class Meta:
+        db_table = "answered"
+        indexes: ClassVar = [models.Index(fields=["id"], name="answered_age")]
+
+
 class Outbox(models.Model):
     """What is to be done after a transaction, in the order of ids within a lane."""
 
@@ -165,7 +192,7 @@ class Outbox(models.Model):
                 condition=Q(lane__gte=LANES.start, lane__lt=LANES.stop), name="outbox_lane_number"
             ),
             models.CheckConstraint(
-                condition=Q(kind__in=["event", "edge", "fanout", "withdraw"]), name="outbox_kind"
+                condition=Q(kind__in=["event", "edge", "fanout", "withdraw", "clear"]), name="outbox_kind"
             ),
         ]
         indexes: ClassVar = [models.Index(fields=["lane", "id"], name="outbox_lane")]

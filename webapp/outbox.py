@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from webapp import redis_clients, shards
 
-Kind = Literal["event", "edge", "fanout", "withdraw"]
+Kind = Literal["event", "edge", "fanout", "withdraw", "clear"]
 
 CHANNEL: Final = "webapp:outbox"
 """A message on it wakes the relays: "events" or "tasks". It may be lost."""
@@ -27,6 +27,10 @@ LANES: Final = 16
 FILES: Final = 32
 """The lane of rows whose photo is out of the feeds, and whose files are still to be deleted: a storage that refuses
 that, or is down, holds nothing else up."""
+CLEARING: Final = 33
+"""The lane of photos that are gone and have likes or comments left: many hundred thousand hold nothing else up."""
+LATER: Final = 34
+"""The lane of rows whose files are deleted later, once nobody is shown them any more (webapp/tidying.py)."""
 PARKED: Final = -1
 """The lane of rows that nobody can make sense of. They are kept for whoever finds out why."""
 
@@ -61,26 +65,40 @@ class Fanout(Struct, frozen=True):
 
 
 class Withdraw(Struct, frozen=True):
-    """Task "withdraw": a photo is gone. It leaves the feeds; then, in the lane `FILES`, its files leave the storage."""
+    """Task "withdraw": a photo is gone. It leaves the feeds; then, in the lane `FILES`, its files leave the storage.
+
+    In the lane `LATER` `photo` is 0: only the files are to be deleted, once their time has come.
+    """
 
     photo: int
     owner: int
     files: tuple[str, ...] = ()
 
 
-def put(kind: Kind, key: int, payload: Mapping[str, Any] | Struct) -> int:
+class Clear(Struct, frozen=True):
+    """Task "clear": a photo is gone, some of its likes and comments are left. `image`: the address of its picture."""
+
+    photo: int
+    owner: int
+    image: str
+
+
+def put(kind: Kind, key: int, payload: Mapping[str, Any] | Struct, *, lane: int | None = None) -> int:
     """Writes a row on the current shard, in the transaction under way, and wakes the relays when that commits.
 
     key      what is kept in order: the photo's id; for a follow the follower's
-    payload  kind "event": an event of docs/events.md without `id` and `time`; else an `Edge`, `Fanout`, `Withdraw`
+    lane     where to, if not where the others of the kind go
+    payload  kind "event": an event of docs/events.md without `id` and `time`; else the task's struct, as `Edge`
 
     Returns the id of the row: the event's id, and its time. Call it last in the transaction, after all other writes.
     Raises RuntimeError outside a transaction.
     """
-    return put_all(kind, key, [payload])[0]
+    return put_all(kind, key, [payload], lane=lane)[0]
 
 
-def put_all(kind: Kind, key: int, payloads: Sequence[Mapping[str, Any] | Struct]) -> list[int]:
+def put_all(
+    kind: Kind, key: int, payloads: Sequence[Mapping[str, Any] | Struct], *, lane: int | None = None
+) -> list[int]:
     """As `put`, for any number of rows of one key in one round trip. Returns their ids, in order."""
     if not connections[shards.current_node().primary].in_atomic_block:
         raise RuntimeError("outbox.put() outside a transaction: the row would stand without its change")
@@ -88,7 +106,8 @@ def put_all(kind: Kind, key: int, payloads: Sequence[Mapping[str, Any] | Struct]
         return []
     texts = [msgspec.json.encode(payload).decode() for payload in payloads]
     with shards.write_cursor() as cursor:
-        cursor.execute(_PUT, (_LOCKS, _spread(key) >> 33, lane_of(kind, key), kind, texts))
+        place = lane_of(kind, key) if lane is None else lane
+        cursor.execute(_PUT, (_LOCKS, _spread(key) >> 33, place, kind, texts))
         rows = cursor.fetchall()
     announce(kind)
     return [int(number) for (number,) in rows]
@@ -104,6 +123,8 @@ def announce(kind: Kind) -> None:
 
 def lane_of(kind: Kind, key: int) -> int:
     """The lane of a row: rows of one key, and either events or tasks, share one."""
+    if kind == "clear":
+        return CLEARING
     return (_spread(key) >> 60) + (0 if kind == "event" else LANES)
 
 

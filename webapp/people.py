@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import IO, Any, Final
@@ -10,7 +11,7 @@ from typing import IO, Any, Final
 from django.contrib.auth.hashers import check_password, make_password
 from msgspec import Struct
 
-from webapp import images, storage
+from webapp import images, outbox, storage
 from webapp.events import Actor
 from webapp.lookup import rows_of
 from webapp.problems import Fault, Problem
@@ -32,6 +33,7 @@ _INSERT: Final = (
     "ON CONFLICT (name) DO NOTHING RETURNING id"
 )
 _HASHED: Final = "SELECT id, password FROM person WHERE name = %s"
+_HASH: Final = "SELECT password FROM person WHERE id = %s"
 _CHANGE: Final = (
     "UPDATE person SET display_name = coalesce(%s, display_name), bio = coalesce(%s, bio) WHERE id = %s "
     "RETURNING id"
@@ -99,8 +101,12 @@ def acting_card(person: int) -> Card:
 
 def actor(person: int) -> Actor:
     """Somebody who acts, as events name them. Raises Problem `not-authenticated` when they are gone."""
-    one = acting_card(person)
-    return Actor(person, one.name, one.avatar)
+    return as_actor(acting_card(person))
+
+
+def as_actor(one: Card) -> Actor:
+    """As events name somebody. Notifications are kept for long: their picture is whichever the person has then."""
+    return Actor(int(one.id), one.name, storage.portrait_url(one.id) if one.avatar else None)
 
 
 def nobody() -> Problem:
@@ -202,6 +208,16 @@ def log_in(name: str, password: str) -> int:
     return person
 
 
+def password_mark(person: int) -> str:
+    """Tells passwords of a person apart, and tells nothing of them. Raises Problem `not-authenticated`."""
+    with shard(shard_of(person)), read_cursor() as cursor:
+        cursor.execute(_HASH, [person])
+        row = cursor.fetchone()
+    if row is None:
+        raise nobody()
+    return hashlib.sha256(f"renewal {row[0]}".encode()).hexdigest()[:32]
+
+
 @functools.cache
 def _nobodys_password() -> str:
     """The hash of a password that nobody knows, of the kind in use."""
@@ -228,7 +244,10 @@ def set_avatar(person: int, file: IO[bytes], limits: images.Limits) -> Profile:
     with shard(shard_of(person)), atomic(), write_cursor() as cursor:
         cursor.execute(_PICTURE, [person, key])
         row = cursor.fetchone()
-        gone = row[0] if row else key
-        if gone:
-            on_commit(lambda: store.delete(storage.avatar(gone)))
+        if row is None:
+            on_commit(lambda: store.delete(storage.avatar(key)))
+        elif row[0]:
+            # Caches and open pages still lead to it.
+            files = (storage.avatar(row[0]),)
+            outbox.put("withdraw", person, outbox.Withdraw(0, person, files), lane=outbox.LATER)
     return me(person)

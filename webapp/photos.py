@@ -10,9 +10,10 @@ import redis
 from django.db import DatabaseError, InterfaceError
 from msgspec import Struct
 
-from webapp import events, images, outbox, people, storage
+from webapp import clearing, events, images, outbox, people, storage
 from webapp.feed_source import PostgresSource
 from webapp.feeds import Entry, Feeds, home_feeds
+from webapp.idempotency import Keep
 from webapp.lookup import rows_of
 from webapp.problems import Fault, Problem
 from webapp.redis_clients import client
@@ -53,7 +54,9 @@ _IN_FEED: Final = (
 _INSERT: Final = (
     "INSERT INTO photo (owner_id, caption, key, width, height) VALUES (%s, %s, %s, %s, %s) RETURNING id"
 )
-_COUNT_PHOTO: Final = "UPDATE person SET photos = photos + %s WHERE id = %s RETURNING id"
+_COUNT_PHOTO: Final = (
+    "UPDATE person SET photos = photos + %s WHERE id = %s RETURNING id, name, display_name, avatar"
+)
 _FIND: Final = "SELECT owner_id, key FROM photo WHERE id = %s"
 _LOCK: Final = _FIND + " FOR NO KEY UPDATE"
 # A like waits for nobody until it counts; where that finds no photo, it is one that was deleted meanwhile.
@@ -66,8 +69,6 @@ _COUNT: Final = "UPDATE photo SET likes = likes + %s WHERE id = %s RETURNING own
 _LIKES: Final = (
     "SELECT id, person_id FROM photo_like WHERE photo_id = %s AND id < %s ORDER BY id DESC LIMIT %s"
 )
-_GONE_LIKES: Final = "DELETE FROM photo_like WHERE photo_id = %s RETURNING person_id"
-_GONE_COMMENTS: Final = "DELETE FROM comment WHERE photo_id = %s RETURNING id, author_id, mentions"
 _GONE: Final = "DELETE FROM photo WHERE id = %s"
 
 _log: Final = logging.getLogger(__name__)
@@ -201,8 +202,10 @@ def owner_of(photo: int) -> int:
     return int(row[0])
 
 
-def post(owner: int, file: IO[bytes], caption: str, limits: images.Limits) -> Photo:
-    """Stores the pictures of an upload and makes a photo of them.
+def post(
+    owner: int, file: IO[bytes], caption: str, limits: images.Limits, keep: Keep = lambda view: None
+) -> Photo:
+    """Stores the pictures of an upload and makes a photo of them. `keep` is given it before it is committed.
 
     Raises Problem `bad-image`, or `not-authenticated` when the owner is gone.
     """
@@ -216,28 +219,31 @@ def post(owner: int, file: IO[bytes], caption: str, limits: images.Limits) -> Ph
     try:
         for name, data in files.items():
             store.save(name, data)
-        photo = _insert(owner, (caption, key, made.width, made.height), begun)
+        photo = _insert(owner, (caption, key, made.width, made.height), begun, keep)
     except BaseException as failure:
         if begun and _unanswered(failure):
             _log.warning("photo %d may be made or not, its pictures %s stay: %s", begun[0], key, failure)
         else:
             _remove(store, files)
         raise
-    tell_feeds("posted", owner, photo)
-    return one(photo, owner)
+    tell_feeds("posted", owner, begun[0])
+    return photo
 
 
-def _insert(owner: int, columns: tuple[str, str, int, int], begun: list[int]) -> int:
+def _insert(owner: int, columns: tuple[str, str, int, int], begun: list[int], keep: Keep) -> Photo:
     """The new photo; it stands in `begun` from when nothing is left but to commit."""
     with shard(shard_of(owner)), atomic(), write_cursor() as cursor:
         cursor.execute(_COUNT_PHOTO, [1, owner])
-        if cursor.fetchone() is None:
+        card = cursor.fetchone()
+        if card is None:
             raise people.nobody()
         cursor.execute(_INSERT, [owner, *columns])
         photo = int(cursor.fetchone()[0])
+        made = view((photo, *columns, 0, 0, *card, False))
+        keep(made)
         outbox.put("fanout", photo, outbox.Fanout(photo, owner))
         begun.append(photo)
-    return photo
+    return made
 
 
 def _unanswered(failure: BaseException) -> bool:
@@ -316,6 +322,8 @@ def likes(photo: int, before: int, limit: int) -> list[tuple[int, int]]:
 def delete(photo: int, person: int) -> None:
     """Removes a photo with all that belongs to it, and takes back what its owner was told of it.
 
+    The photo is gone at once; where it has very many likes and comments the relay takes back the rest in slices.
+
     Raises Problem `not-found`, or `forbidden` when it is another's.
     """
     with shard(shard_of(photo)), atomic(), write_cursor() as cursor:
@@ -326,28 +334,16 @@ def delete(photo: int, person: int) -> None:
         owner, key = row
         if owner != person:
             raise Problem("forbidden", "only its owner can delete a photo")
-        told = _clear(cursor, photo, owner, thumbnail(key))
+        task = outbox.Clear(photo, owner, thumbnail(key))
+        told, more = clearing.remove(cursor, task)
         cursor.execute(_GONE, [photo])
         cursor.execute(_COUNT_PHOTO, [-1, owner])
         outbox.put_all("event", photo, told)
         files = (storage.square(key), storage.display(key))
         outbox.put("withdraw", photo, outbox.Withdraw(photo, owner, files))
+        if more:
+            outbox.put("clear", photo, task)
         on_commit(lambda: tell_feeds("deleted", owner, photo))
-
-
-def _clear(cursor: Any, photo: int, owner: int, image: str) -> list[events.Event]:
-    """Removes likes and comments. Returns what takes back the notifications of them."""
-    cursor.execute(_GONE_LIKES, [photo])
-    told = [
-        events.about_photo("unlike", events.Actor(liker), owner, photo, image)
-        for (liker,) in cursor.fetchall()
-        if liker != owner
-    ]
-    cursor.execute(_GONE_COMMENTS, [photo])
-    for comment, author, mentions in cursor.fetchall():
-        if to := events.hearers(owner, mentions, author):
-            told.append(events.about_comment("uncomment", events.Actor(author), to, photo, comment, image))
-    return told
 
 
 def _not_found() -> Problem:

@@ -11,8 +11,9 @@ from django.http import HttpResponse
 
 Kind = Literal[
     "invalid-request", "gone-cursor", "not-json", "not-authenticated", "wrong-credentials", "expired-token",
-    "invalid-token", "forbidden", "not-found", "method-not-allowed", "name-taken", "length-required", "too-large",
-    "bad-image", "invalid-content", "too-many-requests", "internal", "unavailable",
+    "invalid-token", "forbidden", "not-found", "method-not-allowed", "name-taken", "in-progress",
+    "length-required", "too-large", "bad-image", "invalid-content", "key-reused", "too-many-requests", "internal",
+    "unavailable",
 ]  # fmt: skip
 
 CONTENT_TYPE: Final = "application/problem+json"
@@ -31,10 +32,12 @@ _KINDS: Final[Mapping[Kind, tuple[int, str]]] = {
     "not-found": (404, "There is nothing here"),
     "method-not-allowed": (405, "This method is not allowed here"),
     "name-taken": (409, "The name is taken"),
+    "in-progress": (409, "The same request is still at work"),
     "length-required": (411, "The content has no length"),
     "too-large": (413, "The content is too large"),
     "bad-image": (422, "The picture cannot be used"),
     "invalid-content": (422, "The content is not valid"),
+    "key-reused": (422, "The key was used for something else"),
     "too-many-requests": (429, "Too many requests"),
     "internal": (500, "Something failed here"),
     "unavailable": (503, "Not available at the moment"),

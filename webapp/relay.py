@@ -18,6 +18,7 @@ from django.db import Error as DatabaseError
 from msgspec import Struct
 
 from webapp.claims import Batch, Row
+from webapp.outbox import CLEARING as CLEARING_LANE
 from webapp.outbox import FILES as FILES_LANE
 from webapp.outbox import LANES, STREAM, event
 from webapp.shards import milliseconds_of
@@ -28,10 +29,11 @@ PRESSURE: Final = "notifier:pressure"
 EVENTS: Final = range(LANES)
 TASKS: Final = range(LANES, 2 * LANES)
 FILES: Final = range(FILES_LANE, FILES_LANE + 1)
-ALL: Final = (EVENTS, TASKS, FILES)
+CLEARING: Final = range(CLEARING_LANE, CLEARING_LANE + 1)
+ALL: Final = (EVENTS, TASKS, FILES, CLEARING)
 OUTAGES: Final = (redis.RedisError, psycopg2.Error, DatabaseError)
 
-_NAMES: Final = {EVENTS: "events", TASKS: "tasks", FILES: "files to delete"}
+_NAMES: Final = {EVENTS: "events", TASKS: "tasks", FILES: "files to delete", CLEARING: "photos to clear"}
 _log: Final = logging.getLogger(__name__)
 
 
@@ -65,6 +67,8 @@ class Doer(Protocol):
     def run(self, rows: Sequence[Row]) -> Result: ...
 
     def delete_files(self, rows: Sequence[Row]) -> Result: ...
+
+    def clear(self, rows: Sequence[Row]) -> Result: ...
 
 
 class Stream(Events):
@@ -160,7 +164,12 @@ class Relay:
             for name in nodes
             for lanes in ALL
         }
-        self._steps = {EVENTS: self._move_events, TASKS: self._do_tasks, FILES: self._delete_files}
+        self._steps = {
+            EVENTS: self._move_events,
+            TASKS: self._do_tasks,
+            FILES: self._delete_files,
+            CLEARING: self._clear,
+        }
         self.figures = Figures(Counter())
 
     def once(self, which: Collection[range] = ALL) -> set[range]:
@@ -229,6 +238,17 @@ class Relay:
             if found:
                 self.figures.counts[what] += len(found)
         return False, result.failure  # what is left can wait for the next look
+
+    def _clear(self, queue: Queue) -> Outcome:
+        if self._events.pressed():
+            return False, None  # each slice is as many events, which would wait here instead
+        batch = queue.take(CLEARING)
+        if not batch.rows:
+            return batch.more, None
+        result = self._tasks.clear(batch.rows)
+        queue.finish(result.done, result.parked)
+        self._count(result.done, len(result.parked))
+        return bool(result.more or (batch.more and (result.done or result.parked))), result.failure
 
     def _count(self, rows: Sequence[Row], parked: int) -> None:
         counts = self.figures.counts

@@ -15,7 +15,7 @@ from typing import Any, Final
 import redis
 
 from webapp.outbox import CHANNEL
-from webapp.relay import ALL, EVENTS, TASKS, Figures, Relay
+from webapp.relay import ALL, CLEARING, EVENTS, TASKS, Figures, Relay
 
 POLL: Final = 1.0
 """Seconds after which a relay looks for work that no wake-up told of."""
@@ -25,7 +25,7 @@ GRACE: Final = 1.5
 """Seconds from SIGTERM until the process ends in the middle of whatever it does, which loses nothing."""
 
 _SLICE: Final = 0.1  # s between two looks at whether to stop
-_WAKES: Final = {b"events": (EVENTS,), b"tasks": (TASKS,)}
+_WAKES: Final = {b"events": (EVENTS,), b"tasks": (TASKS, CLEARING)}
 
 
 class Bell:
@@ -66,15 +66,23 @@ class Bell:
         return heard
 
 
-def run(relay: Relay, bell: Bell, stop: threading.Event, tell: Callable[[str], None]) -> None:
-    """Moves rows until `stop` is set. `tell` gets a line of JSON every 10 s in which something was done."""
+def run(
+    relay: Relay, bell: Bell, stop: threading.Event, tell: Callable[[str], None], tidy: Callable[[], None]
+) -> None:
+    """Moves rows until `stop` is set. `tell` gets a line of JSON every 10 s in which something was done.
+
+    `tidy` is called again and again, and knows itself when there is something to do.
+    """
     look_at = told_at = time.monotonic()
     which: Collection[range] = ALL
     try:
         while not stop.is_set():
             if time.monotonic() >= look_at:
                 which, look_at = ALL, time.monotonic() + POLL
-            which = relay.once(which) or bell.wait(look_at - time.monotonic())
+            tidy()
+            more = relay.once(which)
+            # Whatever takes long, events are looked for in between.
+            which = more | {EVENTS} if more else bell.wait(look_at - time.monotonic())
             if time.monotonic() >= told_at + REPORT:
                 told_at = _report(relay, told_at, tell)
     finally:

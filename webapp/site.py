@@ -83,7 +83,7 @@ def static(request: HttpRequest, name: str) -> HttpResponseBase:
 
 def missing(request: HttpRequest, exception: Exception) -> HttpResponseBase:
     """Django's handler404: people get the site, which says so in its own words; programs get a line."""
-    if request.path.startswith(("/static/", "/media/", "/api/")):
+    if request.path.startswith(("/static/", "/media/", "/portraits/", "/api/")):
         return HttpResponse("There is nothing here.\n", content_type="text/plain", status=404)
     answer = HttpResponse(_files()[INDEX][1], content_type=TYPES["html"], headers=dict(HEADERS), status=404)
     answer.headers["Content-Security-Policy"] = _policy()

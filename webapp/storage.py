@@ -14,6 +14,8 @@ from webapp import config
 
 MEDIA: Final = "/media/"
 """Where this site serves local files."""
+PORTRAITS: Final = "/portraits/"
+"""Where this site leads from a person's id to the picture that they have now."""
 CACHE_CONTROL: Final = "public, max-age=31536000, immutable"
 """A picture never changes under its name (RFC 8246)."""
 NAME: Final = re.compile(r"[ap]/[0-9a-f]{2}/[0-9a-f]{38}(-(square|display))?\.jpg")
@@ -30,6 +32,7 @@ class Store:
             if local
             else import_string(settings.storage)(**settings.options)
         )
+        _hurry(made, settings)
         self.files: Final = made
         self.is_local: Final = local
         # Names of ours need no escaping: an address is made by putting both together, dozens for a feed.
@@ -46,6 +49,21 @@ class Store:
     def url(self, name: str) -> str:
         """Where a picture is served: at the CDN if there is one, else where the storage says."""
         return str(self.files.url(name)) if self._front is None else self._front + name
+
+
+def _hurry(made: Any, settings: config.Photos) -> None:
+    """An S3 client waits for minutes by default, in all its tries: with a person, and threads, waiting for it."""
+    if (known := getattr(made, "client_config", None)) is None:
+        return  # another kind of storage
+    from botocore.config import Config  # type: ignore[import-untyped, unused-ignore]  # only who has S3 has it
+
+    made.client_config = known.merge(
+        Config(
+            connect_timeout=settings.connect_seconds,
+            read_timeout=settings.answer_seconds,
+            retries={"mode": "standard", "total_max_attempts": settings.attempts},
+        )
+    )
 
 
 def store() -> Store:
@@ -82,6 +100,13 @@ def display(key: str) -> str:
 def avatar(key: str) -> str:
     """The name of a person's picture."""
     return f"{key}.jpg"
+
+
+def portrait_url(person: int | str) -> str:
+    """An address of a person's picture that stays right when they take another."""
+    from django.conf import settings
+
+    return f"{settings.CONFIG.site.url}{PORTRAITS}{person}"
 
 
 def delete(name: str) -> None:

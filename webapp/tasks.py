@@ -18,15 +18,18 @@ from django.db import InterfaceError, close_old_connections
 from django.db import OperationalError as DatabaseOutage
 from redis import exceptions
 
+from webapp import clearing
 from webapp.claims import Row
 from webapp.feeds import Feeds
-from webapp.outbox import Edge, Fanout, Withdraw
+from webapp.outbox import Clear, Edge, Fanout, Withdraw
 
 BUDGET: Final = 2.0
 """Seconds for the photos of one batch: what is done must be deleted long before PostgreSQL gives up on us."""
 
 FILES_BUDGET: Final = 0.5
 """Seconds for deleting files: a storage that is slow to refuse must not keep the relay from events."""
+CLEAR_BUDGET: Final = 0.2
+"""Seconds for taking back what photos have left behind, in which the relay moves no event."""
 SILENCE: Final = 300.0
 """Seconds between two lines about files that cannot be deleted."""
 REST: Final = 30.0
@@ -82,6 +85,7 @@ class Tasks:
 
     delete_file  removes a file of the photo storage by name; one that is gone already is no error
     clock        seconds, monotonic
+    clear        removes a slice of what a photo has left behind, committed; whether more may be left
     """
 
     def __init__(
@@ -90,11 +94,13 @@ class Tasks:
         feeds: Feeds,
         delete_file: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
+        clear: Callable[[Clear], bool] = lambda task: clearing.step(task),
     ) -> None:
         self._edges = edges
         self._feeds = feeds
         self._delete_file = delete_file
         self._clock = clock
+        self._clear = clear
         self._resting: dict[int, float] = {}  # rows that failed for a reason of their own, and until when
         self._silent_until = 0.0
 
@@ -142,6 +148,28 @@ class Tasks:
         if failure is not None:
             self._tell_of_files(len(result.files), failure)
         result.failure = None if result.done else failure
+        return result
+
+    def clear(self, rows: Iterable[Row]) -> Result:
+        """Does rows of the lane `CLEARING`, slice by slice until the time is up; what is done of one stays done."""
+        until = self._clock() + CLEAR_BUDGET
+        result = Result([], [])
+        for row in rows:
+            try:
+                task = msgspec.json.decode(row.payload, type=Clear)
+                while self._clear(task):
+                    if self._clock() >= until:
+                        result.more = True
+                        return result
+            except msgspec.MsgspecError as fault:
+                _log.error("outbox row %d of shard %d cannot be understood: %s", row.id, row.shard, fault)
+                result.parked.append(row)
+            except Exception as failure:
+                result.failure = _told(failure)
+                if _is_outage(failure):
+                    return result
+            else:
+                result.done.append(row)
         return result
 
     def _tell_of_files(self, count: int, failure: Exception) -> None:

@@ -10,7 +10,7 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import jwt
 from cryptography.hazmat.primitives import serialization
@@ -62,6 +62,20 @@ class Tokens:
         }  # fmt: skip
         return Issued(jwt.encode(claims, self._key, _ALGORITHM, headers={"kid": settings.kid}), expires)
 
+    def renewal(self, person: int, mark: str) -> str:
+        """A token of a person that is good for nothing but new tokens, as long as `mark` stays the same."""
+        now, settings = int(self._clock()), self._settings
+        claims = {
+            "iss": settings.issuer, "aud": self._renewing, "sub": str(person), "mark": mark,
+            "iat": now, "exp": now + settings.renewal_days * 86_400,
+        }  # fmt: skip
+        return jwt.encode(claims, self._key, _ALGORITHM, headers={"kid": settings.kid})
+
+    def renewed(self, renewal: str) -> tuple[int, str]:
+        """Whose renewal token it is, and its mark. Raises Problem `expired-token` or `invalid-token`."""
+        claims = self._claims(renewal, self._renewing)
+        return _subject(claims), str(claims.get("mark"))
+
     def person(self, token: str) -> int:
         """Whose token it is. Raises Problem `expired-token` or `invalid-token`."""
         person, expires = self._checked(token)
@@ -71,30 +85,44 @@ class Tokens:
 
     def _check(self, token: str) -> tuple[int, int]:
         """Whose token it is, and when it ends. Raises as `person` does."""
+        claims = self._claims(token, self._settings.audience)
+        scope = claims.get("scope")
+        if not isinstance(scope, str) or SCOPE not in scope.split(" "):
+            raise Problem("invalid-token", f"the token's scope must include {SCOPE}")
+        return _subject(claims), int(claims["exp"])
+
+    @property
+    def _renewing(self) -> str:
+        """The audience of what renews tokens: nobody else takes it, and no token is taken for it."""
+        return f"{self._settings.issuer}:renewal"
+
+    def _claims(self, token: str, audience: str) -> dict[str, Any]:
         if len(token) > _LONGEST:
             raise Problem("invalid-token", f"the token is longer than {_LONGEST} characters")
         try:
             # RFC 8725 section 3.1: the algorithm is ours to say, not the token's.
-            claims = jwt.decode(
+            claims: dict[str, Any] = jwt.decode(
                 token, self._public, algorithms=[_ALGORITHM], leeway=_LEEWAY, issuer=self._settings.issuer,
-                audience=self._settings.audience, options={"require": ["exp", "iat", "iss", "aud", "sub"]},
+                audience=audience, options={"require": ["exp", "iat", "iss", "aud", "sub"]},
             )  # fmt: skip
         except jwt.ExpiredSignatureError:
             raise _expired() from None
         except (jwt.InvalidTokenError, ValueError, RecursionError):
             raise Problem("invalid-token", "the token was not issued here, or is damaged") from None
-        scope, subject = claims.get("scope"), claims["sub"]
-        if not isinstance(scope, str) or SCOPE not in scope.split(" "):
-            raise Problem("invalid-token", f"the token's scope must include {SCOPE}")
-        if _PERSON.fullmatch(subject) is None or int(subject) >= 1 << 63:
-            raise Problem("invalid-token", "the token's sub is no person")
-        return int(subject), int(claims["exp"])
+        return claims
 
     def public_pem(self) -> bytes:
         """The public key, for `tokens.keys` of the notifier."""
         return self._public.public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
+
+
+def _subject(claims: dict[str, Any]) -> int:
+    subject = claims["sub"]
+    if _PERSON.fullmatch(subject) is None or int(subject) >= 1 << 63:
+        raise Problem("invalid-token", "the token's sub is no person")
+    return int(subject)
 
 
 def _expired() -> Problem:

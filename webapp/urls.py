@@ -11,6 +11,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     re_path(f"^{site.PAGES.pattern.removeprefix('/')}$", site.page),
     path("static/<path:name>", site.static),
     path("media/<path:name>", media.picture),
+    path("portraits/<str:person>", media.portrait),
     path("api/", include(routes.urlpatterns)),
 ]
 handler404 = site.missing

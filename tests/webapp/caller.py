@@ -51,6 +51,7 @@ class Someone:
     id: str
     name: str
     token: str
+    renewal: str = ""
 
 
 class Caller:
@@ -74,16 +75,19 @@ class Caller:
         content = b"".join(made.streaming_content) if made.streaming else made.content
         return Answer(made.status_code, dict(made.headers), content)
 
-    def form(self, method: str, path: str, who: Someone | None, **fields: Any) -> Answer:
-        """A request with a form; bytes among its fields are files."""
+    def form(self, method: str, path: str, who: Someone | None, key: str = "", **fields: Any) -> Answer:
+        """A request with a form; bytes among its fields are files. `key`: its `Idempotency-Key`."""
         named = {name: _file(value) if isinstance(value, bytes) else value for name, value in fields.items()}
-        return self(method, path, who, encode_multipart(BOUNDARY, named), CONTENT_TYPE=MULTIPART_CONTENT)
+        more = {"HTTP_IDEMPOTENCY_KEY": key} if key else {}
+        content = encode_multipart(BOUNDARY, named)
+        return self(method, path, who, content, CONTENT_TYPE=MULTIPART_CONTENT, **more)
 
     def join(self, name: str, **more: str) -> Someone:
         """Somebody new."""
         made = self("POST", "/api/people", None, {"name": name, "password": PASSWORD, **more})
         assert made.status == 201, made
-        return Someone(made.json["person"]["id"], made.json["person"]["name"], made.json["token"])
+        said = made.json
+        return Someone(said["person"]["id"], said["person"]["name"], said["token"], said["renewal"])
 
     def photo(self, who: Someone, caption: str = "", file: bytes = b"") -> str:
         """A photo of theirs; its id."""

@@ -24,12 +24,13 @@ POINTS: Final = {
     "fan-out": "a photo is in the feeds, no row was deleted",
     "committed": "the rows are gone and the lanes free, nobody was told",
 }
+CLEARED: Final = {"cleared": "a slice of what a photo has left behind is committed, the rest is left"}
 LAST: Final = "alive"
 
 
 def die_at(point: str) -> None:
     """Has this process kill itself when it passes `point`."""
-    from webapp import claims, edges, feeds, relay
+    from webapp import claims, clearing, edges, feeds, relay
 
     def strike(name: str) -> None:
         if name == point:
@@ -61,6 +62,7 @@ def die_at(point: str) -> None:
     after(claims.Claims, "finish", "committed")
     after(edges.PostgresEdges, "apply", "edges")
     after(feeds.Feeds, "fan_out", "fan-out")
+    after(clearing, "step", "cleared")
 
 
 def relay(point: str) -> None:
@@ -107,5 +109,5 @@ if __name__ == "__main__":
     words.add_argument("points", nargs="*")
     words.add_argument("--count", type=int, default=1)
     chosen = words.parse_args()
-    assert POINTS.keys() >= set(chosen.points), chosen.points
+    assert (POINTS | CLEARED).keys() >= set(chosen.points), chosen.points
     main(chosen.points, chosen.count)

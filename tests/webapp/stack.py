@@ -19,7 +19,7 @@ from webapp.shards.replicas import forget_all
 
 # Nothing here outlives a machine: what makes PostgreSQL safe only makes tests slow.
 FAST = {"fsync": "off", "full_page_writes": "off"}
-TABLES = ("photo_like", "comment", "photo", "following", "follower", "outbox", "person")
+TABLES = ("photo_like", "comment", "photo", "following", "follower", "outbox", "answered", "person")
 
 
 class Stack:

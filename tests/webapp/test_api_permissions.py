@@ -18,6 +18,7 @@ GET    /api/site                                200 200 200 200 200
 GET    /api/openapi.json                        200 200 200 200 200
 POST   /api/people                              201 201 201 201 201
 POST   /api/session                             200 200 200 200 200
+POST   /api/session/renewal                     200 200 200 200 200
 GET    /api/me                                  401 401 200 200 200
 PATCH  /api/me                                  401 401 200 200 200
 PUT    /api/me/avatar                           401 401 200 200 200
@@ -45,9 +46,11 @@ ROWS: Final = [line.split() for line in TABLE.strip().splitlines()]
 BODIES: Final[dict[tuple[str, str], Any]] = {
     ("POST", "/api/people"): lambda who: {"name": f"for_{who}", "password": PASSWORD},
     ("POST", "/api/session"): {"name": "owner", "password": PASSWORD},
+    ("POST", "/api/session/renewal"): lambda who: {"renewal": RENEWALS[-1]},
     ("PATCH", "/api/me"): {"bio": "x"},
     ("POST", "/api/photos/{photo}/comments"): {"text": "x"},
 }
+RENEWALS: Final[list[str]] = []
 FORMS: Final = {("PUT", "/api/me/avatar"), ("POST", "/api/photos")}
 QUERIES: Final = {"/api/search": "?q=owner"}
 
@@ -65,6 +68,7 @@ def test_the_table_has_every_route() -> None:
 )
 def test_who_may(api: Caller, method: str, path: str, statuses: list[str]) -> None:
     owner, author, stranger = (api.join(name) for name in ("owner", "author", "stranger"))
+    RENEWALS.append(owner.renewal)
     forged = Someone("1", "owner", owner.token[:-8] + "AAAAAAAA")
     people = {"owner": owner, "author": author, "stranger": stranger, "forged": forged}
     for who, status in zip(WHO, map(int, statuses), strict=True):

@@ -231,9 +231,12 @@ def test_likes(api: Caller, ana: Someone, ben: Someone) -> None:
 
 
 def test_an_event_shows_the_actors_picture(api: Caller, ana: Someone, ben: Someone) -> None:
-    url = api.form("PUT", "/api/me/avatar", ben, file=PICTURE).json["avatar"]
-    api("PUT", f"/api/photos/{api.photo(ana)}/like", ben)
-    assert told()[0]["actor"] == {"id": ben.id, "name": "ben", "image": url}
+    api.form("PUT", "/api/me/avatar", ben, file=PICTURE)
+    photo = api.photo(ana)
+    api("PUT", f"/api/photos/{photo}/like", ben)
+    api("POST", f"/api/photos/{photo}/comments", ben, {"text": "x"})
+    for event in told():
+        assert event["actor"] == {"id": ben.id, "name": "ben", "image": f"/portraits/{ben.id}"}
 
 
 def test_nobody_is_told_of_what_they_did_themselves(api: Caller, ana: Someone) -> None:

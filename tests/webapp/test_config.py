@@ -20,7 +20,9 @@ Faults = Callable[[str], dict[str, str]]
 RATES = "expected a number and a period, as in 120/minute (second, minute, hour, day)"
 NETWORKS = "expected an address or a network such as 10.0.0.0/8"
 DATABASES = "expected the number of a database after the host, as in redis://host:6379/0"
-SITE = "unknown setting; there are url, secret_key_file, debug, allowed_hosts, trusted_proxies"
+SITE = (
+    "unknown setting; there are url, secret_key_file, debug, allowed_hosts, trusted_proxies, request_seconds"
+)
 SOME = "no node has shard 8, 9, 10, 11, 12, 13, 14, 15, ...: each of the 30 needs one"
 PROXY = "[site]\ntrusted_proxies = ['10.0.0.1/8']"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg2
 import pytest
@@ -81,20 +80,6 @@ def test_what_fails_after_a_commit_fails_nothing_else(db: Stack) -> None:
         on_commit(fails)
         on_commit(lambda: called.append("second"))
     assert called == ["first", "second"]
-
-
-def test_an_avatar_that_stays_in_the_storage_is_no_failure(
-    db: Stack, api: Caller, ana: Someone, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuses(store: storage.Store, name: str) -> None:
-        raise PermissionError(name)
-
-    assert api.form("PUT", "/api/me/avatar", ana, file=picture()).status == 200
-    with monkeypatch.context() as during:
-        during.setattr(storage.Store, "delete", refuses)
-        again = api.form("PUT", "/api/me/avatar", ana, file=picture(colour="red"))
-    assert again.status == 200
-    assert Path(db.folder / "photos" / again.json["avatar"].removeprefix("/media/")).exists()
 
 
 def test_a_transaction_of_a_process_that_stopped_holds_its_rows_for_a_minute(db: Stack) -> None:

@@ -12,7 +12,7 @@ import redis
 from msgspec import Struct
 
 from webapp.claims import Batch, Row
-from webapp.relay import EVENTS, FILES, TASKS, Backoff, Relay
+from webapp.relay import CLEARING, EVENTS, FILES, TASKS, Backoff, Relay
 from webapp.tasks import Result
 
 MINUTE = 60.0
@@ -27,11 +27,11 @@ class Clock:
         return self.now
 
 
-KINDS = {"event": EVENTS, "odd": EVENTS, "withdraw": FILES}
+KINDS = {"event": EVENTS, "odd": EVENTS, "withdraw": FILES, "clear": CLEARING}
 
 
 class Rows:
-    """The outbox of one node in memory: one lane of events, one of tasks, one of files."""
+    """The outbox of one node in memory: one lane of events, one of tasks, one of files, one of photos to clear."""
 
     def __init__(self, *rows: Row) -> None:
         self.rows = list(rows)
@@ -92,6 +92,7 @@ class Hands:
     def __init__(self) -> None:
         self.done: list[int] = []
         self.broken: set[int] = set()
+        self.begun: set[int] = set()
         self.tries: list[int] = []
         self.most = 500
 
@@ -107,6 +108,15 @@ class Hands:
         well = [row for row in rows if row.id not in self.broken]
         left = [row for row in rows if row.id in self.broken]
         return Result(well, [], None if well else PermissionError("no"), files=left)
+
+    def clear(self, rows: Sequence[Row]) -> Result:
+        """Each takes two turns."""
+        self.tries.append(len(rows))
+        if self.broken:
+            return Result([], [], psycopg2.OperationalError("away"))
+        again = [row for row in rows if row.id in self.begun]
+        self.begun |= {row.id for row in rows}
+        return Result(again, [], None, more=len(again) < len(rows))
 
 
 class Bench(Struct):
@@ -317,3 +327,35 @@ def test_a_bug_is_no_outage_and_frees_the_lanes() -> None:
         it.relay.once()
     assert not it.nodes[0].claimed
     assert len(it.nodes[0].rows) == 1
+
+
+def gone_photo(number: int) -> Row:
+    return Row(0, number << 23, "clear", "{}")
+
+
+def test_what_photos_left_behind_is_taken_back_until_nothing_is_left() -> None:
+    it = bench(Rows(gone_photo(1), gone_photo(2)))
+    assert [it.relay.once() for _ in range(3)] == [{CLEARING}, set(), set()]
+    assert it.nodes[0].rows == []
+    assert it.relay.figures.counts["clear"] == 2
+    assert not it.nodes[0].claimed
+
+
+def test_nothing_is_taken_back_while_the_notifier_wants_a_pause() -> None:
+    it = bench(Rows(gone_photo(1)))
+    it.sink.pressure = True
+    assert it.relay.once() == set()
+    assert CLEARING not in it.nodes[0].looks
+    it.sink.pressure = False
+    it.wait(0.1)
+    assert it.nodes[0].rows == []
+
+
+def test_what_could_not_be_taken_back_is_tried_again_later() -> None:
+    it = bench(Rows(gone_photo(1)))
+    it.hands.broken = {1}
+    it.wait(MINUTE, step=0.1)
+    assert 10 < len(it.hands.tries) < 40
+    it.hands.broken = set()
+    it.wait(Backoff.MOST + 1)
+    assert it.nodes[0].rows == []

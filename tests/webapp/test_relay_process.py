@@ -23,7 +23,7 @@ from tests.servers import Valkey
 from tests.webapp.failpoints import POINTS
 from tests.webapp.stack import Stack
 from webapp import outbox
-from webapp.models import Follower, Outbox, Person, Photo
+from webapp.models import Answered, Follower, Outbox, Person, Photo
 from webapp.shards import all_shards, atomic, shard, shard_of
 
 ROOT: Final = Path(__file__).parents[2]
@@ -161,6 +161,13 @@ def test_an_event_goes_from_the_outbox_to_the_stream(db: Stack) -> None:
         writer.write(1)
         until(lambda: not waiting())
     assert check(writer, arrived(db.redis_url)) == 0
+
+
+def test_a_relay_deletes_old_answers(db: Stack) -> None:
+    with shard(5):
+        Answered.objects.create(person_id=1, about=0, key="k", id=1 << 23, content="", answer="{}")
+    with relays(), shard(5):
+        until(lambda: not Answered.objects.count())
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -324,11 +331,13 @@ def test_it_ends_when_it_is_told(db: Stack, number: int) -> None:
 
 def test_it_ends_even_if_postgresql_does_not_answer(db: Stack) -> None:
     with relays() as one:
-        until(lambda: backends(db))
-        (backend,) = backends(db)
-        os.kill(backend, signal.SIGSTOP)
+        until(lambda: len(backends(db)) == 2)  # one to claim with, one for what it does
+        stopped = backends(db)
+        for backend in stopped:
+            os.kill(backend, signal.SIGSTOP)
         try:
             time.sleep(1.2)  # longer than its poll: it has asked, and hangs
             assert one.stop() == 0
         finally:
-            os.kill(backend, signal.SIGCONT)
+            for backend in stopped:
+                os.kill(backend, signal.SIGCONT)

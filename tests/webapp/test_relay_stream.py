@@ -13,7 +13,7 @@ import redis
 
 from tests.servers import Valkey
 from webapp.outbox import CHANNEL, STREAM
-from webapp.relay import ALL, EVENTS, PRESSURE, TASKS, Stream
+from webapp.relay import ALL, CLEARING, EVENTS, PRESSURE, TASKS, Stream
 from webapp.relay_process import Bell
 
 
@@ -66,8 +66,8 @@ def test_it_asks_once_a_second_whether_to_hold_back(client: redis.Redis) -> None
     ("messages", "heard"),
     [
         (["events"], {EVENTS}),
-        (["tasks"], {TASKS}),
-        (["tasks", "events", "events"], {EVENTS, TASKS}),
+        (["tasks"], {TASKS, CLEARING}),
+        (["tasks", "events", "events"], {EVENTS, TASKS, CLEARING}),
         (["something new"], set(ALL)),
     ],
     ids=["events", "tasks", "several", "unknown"],
@@ -101,6 +101,6 @@ def test_a_bell_without_redis_is_a_clock_and_hears_again_when_it_is_back(tmp_pat
         server.start()
         bell.wait(0.001)
         client.publish(CHANNEL, "tasks")
-        assert bell.wait(20) == {TASKS}
+        assert bell.wait(20) == {TASKS, CLEARING}
         bell.close()
         client.close()

@@ -193,3 +193,32 @@ def test_threads_of_one_process_make_one_key(tmp_path: Path) -> None:
         thread.join()
     assert [each.name for each in tmp_path.iterdir()] == ["tokens.pem"]
     read(config.Tokens(key_file=str(file)))
+
+
+def test_what_renews_is_no_token_and_no_token_renews() -> None:
+    renewal = TOKENS.renewal(PERSON, "mark")
+    assert TOKENS.renewed(renewal) == (PERSON, "mark")
+    for wrong, use in ((renewal, TOKENS.person), (TOKENS.issue(PERSON).token, TOKENS.renewed)):
+        with pytest.raises(Problem) as refused:
+            use(wrong)
+        assert refused.value.kind == "invalid-token"
+
+
+def test_one_audience_for_all_confuses_nobody() -> None:
+    """Also where the configuration gives tokens the audience of what renews them."""
+    odd = Tokens(pem_of(KEY), config.Tokens(issuer="here", audience="here:renewal"))
+    with pytest.raises(Problem):
+        odd.person(odd.renewal(PERSON, "mark"))
+    assert odd.renewed(odd.issue(PERSON).token) == (PERSON, "None"), "which is no mark of anybody"
+
+
+def test_a_renewal_ends() -> None:
+    days = SETTINGS.renewal_days * 86_400
+    for age, kind in ((days - 60, None), (days + 60, "expired-token")):
+        renewal = Tokens(pem_of(KEY), SETTINGS, clock=lambda age=age: time.time() - age).renewal(1, "m")  # type: ignore[misc]
+        if kind is None:
+            assert TOKENS.renewed(renewal) == (1, "m")
+            continue
+        with pytest.raises(Problem) as refused:
+            TOKENS.renewed(renewal)
+        assert refused.value.kind == kind

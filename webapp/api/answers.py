@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from webapp import cursors
 from webapp.comments import Comment
+from webapp.idempotency import HOURS, LONGEST
 from webapp.people import Listed, Profile
 from webapp.photos import Photo
 
@@ -27,11 +28,12 @@ class Page(Struct, Generic[T], frozen=True):
 
 
 class Entered(Struct, frozen=True):
-    """Somebody who came in: their token, and when it ends, in seconds since 1970."""
+    """Somebody who came in: their token, when it ends, in seconds since 1970, and what gets them the next one."""
 
     person: Profile
     token: str
     expires: int
+    renewal: str
 
 
 class Health(Struct, frozen=True):
@@ -112,12 +114,32 @@ def returns(kind: Any, status: int = 200, *, other: Any = None) -> dict[str, Any
     return {"response": {status: None}, "openapi_extra": {"responses": {status: {"content": content}}}}
 
 
+def keyed(told: dict[str, Any]) -> dict[str, Any]:
+    """The same for a route that takes an `Idempotency-Key`; `told` as `returns` gives it."""
+    told["openapi_extra"]["parameters"] = [_KEY]
+    return told
+
+
+_KEY: Final[dict[str, Any]] = {
+    "in": "header",
+    "name": "Idempotency-Key",
+    "required": False,
+    "description": (
+        "A name for this request, best a new UUID, in quotes. Sent again by the same person with the same content "
+        f"within {HOURS} hours, it gets the first answer again and makes nothing new: so it may be repeated after a "
+        "timeout or a 503. With another content it gets 422 (`key-reused`), while the first is still at work 409 "
+        "(`in-progress`). What was refused is not kept. For comments, a key counts for one photo."
+    ),
+    "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST + 2},
+    "example": '"8e03978e-40d5-43dd-bc93-6894a57f9324"',
+}
+
 NOTHING: Final[dict[str, Any]] = {"response": {204: None}}
 """The same for an answer without content."""
 
 
-def answer(view: Struct, status: int = 200) -> HttpResponse:
-    """A structure as JSON. Nobody keeps it: it is of one moment, and of one viewer."""
+def answer(view: Struct | msgspec.Raw, status: int = 200) -> HttpResponse:
+    """A structure as JSON, or JSON as it is. Nobody keeps it: it is of one moment, and of one viewer."""
     made = HttpResponse(msgspec.json.encode(view), status=status, content_type="application/json")
     made["Cache-Control"] = "no-store"
     return made

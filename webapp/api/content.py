@@ -65,6 +65,12 @@ class LogIn(Content):
     password: Annotated[str, StringConstraints(max_length=200)]
 
 
+class Renewal(Content):
+    """Somebody who came in before: what they were given then."""
+
+    renewal: Annotated[str, StringConstraints(max_length=4096)]
+
+
 class Changes(Content):
     """What to change about oneself; what is left out, or null, stays."""
 

@@ -35,6 +35,7 @@ _ANYBODY: Final = frozenset(
     {
         "/api/people",
         "/api/session",
+        "/api/session/renewal",
         "/api/site",
         "/api/openapi.json",
         "/api/docs",
@@ -162,6 +163,8 @@ def _weigh(request: HttpRequest) -> None:
 
 def _decode(request: HttpRequest) -> None:
     """Only UTF-8: Django would take whatever codec of Python the client names, also what makes no text."""
+    if unreadable := request.META.get("webapp.unreadable"):  # webapp/wsgi.py
+        raise Problem("invalid-request", f"{unreadable} cannot be read")
     named, request.encoding = request.encoding, "utf-8"
     if named is not None and request.method not in _READS and codecs.lookup(named).name not in _CHARSETS:
         raise Problem("invalid-request", "send the content in UTF-8")

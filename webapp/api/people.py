@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable, Sequence
 
 from django.http import HttpRequest, HttpResponse
@@ -10,11 +11,12 @@ from ninja.files import UploadedFile
 
 from webapp import follows, people, photos, tokens
 from webapp.api.answers import NOTHING, Entered, Page, answer, nothing, page, returns
-from webapp.api.content import Changes, Cursor, Limit, LogIn, SignUp
+from webapp.api.content import Changes, Cursor, Limit, LogIn, Renewal, SignUp
 from webapp.api.door import before_of, cut, signed_in, upload_limits
 from webapp.limits import Count, limits
 from webapp.people import Listed, Profile
 from webapp.photos import Photo
+from webapp.problems import Problem
 from webapp.shards import identify
 
 router = Router(tags=["people"])
@@ -41,10 +43,22 @@ def log_in(request: HttpRequest, given: LogIn) -> HttpResponse:
     return _entered(person, 200)
 
 
-def _entered(person: int, status: int) -> HttpResponse:
+@session.post("/renewal", summary="Renew a token", **returns(Entered))
+def renew(request: HttpRequest, given: Renewal) -> HttpResponse:
+    """Gives a new token for the `renewal` of a log-in. 401 when that is over, or the password has changed since."""
+    person, mark = tokens.tokens().renewed(given.renewal)
+    identify(person)
+    if not hmac.compare_digest(mark, people.password_mark(person)):
+        raise Problem("invalid-token", "the password has changed; log in again")
+    return _entered(person, 200, given.renewal)
+
+
+def _entered(person: int, status: int, renewal: str = "") -> HttpResponse:
+    """The end of a renewal is that of its log-in: it is not renewed itself."""
     identify(person)
     issued = tokens.tokens().issue(person)
-    return answer(Entered(people.me(person), issued.token, issued.expires), status)
+    renewal = renewal or tokens.tokens().renewal(person, people.password_mark(person))
+    return answer(Entered(people.me(person), issued.token, issued.expires, renewal), status)
 
 
 @me.get("", summary="Yourself", **returns(Profile))

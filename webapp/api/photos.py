@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from django.http import HttpRequest, HttpResponse
 from ninja import File, Form, Router
 from ninja.files import UploadedFile
 
-from webapp import comments, people, photos
-from webapp.api.answers import NOTHING, Page, answer, nothing, page, returns
+from webapp import comments, idempotency, people, photos
+from webapp.api.answers import NOTHING, Page, answer, keyed, nothing, page, returns
 from webapp.api.content import Cursor, Limit, NewComment, NewPhoto
 from webapp.api.door import before_of, cut, signed_in, upload_limits
 from webapp.comments import Comment
+from webapp.idempotency import Key
 from webapp.lookup import id_of
 from webapp.people import Listed
 from webapp.photos import Photo
@@ -18,10 +21,14 @@ from webapp.photos import Photo
 router = Router(tags=["photos"])
 
 
-@router.post("", summary="Upload a photo", auth=signed_in, **returns(Photo, 201))
+@router.post("", summary="Upload a photo", auth=signed_in, **keyed(returns(Photo, 201)))
 def post_photo(request: HttpRequest, file: File[UploadedFile], given: Form[NewPhoto]) -> HttpResponse:
     """Takes a JPEG, PNG or WebP picture and what to say of it. Where it was taken is not kept."""
-    return answer(photos.post(request.person, file, given.caption, upload_limits()), 201)
+    key = _key(request, 0, lambda: (file.read(), given.caption.encode()))
+    made = idempotency.once(
+        key, lambda keep: photos.post(request.person, file, given.caption, upload_limits(), keep)
+    )
+    return answer(made, 201)
 
 
 @router.get("/{photo}", summary="A photo", **returns(Photo))
@@ -71,10 +78,13 @@ def list_comments(
     return page("comments", found, [int(last.id)] if last else None)
 
 
-@router.post("/{photo}/comments", summary="Comment", auth=signed_in, **returns(Comment, 201))
+@router.post("/{photo}/comments", summary="Comment", auth=signed_in, **keyed(returns(Comment, 201)))
 def post_comment(request: HttpRequest, photo: str, given: NewComment) -> HttpResponse:
     """The photo's owner hears of it, and who is mentioned as `@name`."""
-    return answer(comments.write(id_of(photo), request.person, given.text), 201)
+    about = id_of(photo)
+    key = _key(request, about, lambda: (given.text.encode(),))
+    made = idempotency.once(key, lambda keep: comments.write(about, request.person, given.text, keep))
+    return answer(made, 201)
 
 
 @router.delete("/{photo}/comments/{comment}", summary="Delete a comment", auth=signed_in, **NOTHING)
@@ -82,3 +92,9 @@ def delete_comment(request: HttpRequest, photo: str, comment: str) -> HttpRespon
     """Its author can, and the photo's owner."""
     comments.delete(id_of(photo), id_of(comment), request.person)
     return nothing()
+
+
+def _key(request: HttpRequest, about: int, sent: Callable[[], tuple[bytes, ...]]) -> Key | None:
+    """The key of a request. Not the content as it came: each time a form is sent, other words bound its parts."""
+    key = idempotency.read(request.headers.get("Idempotency-Key"))
+    return None if key is None else Key(request.person, about, key, idempotency.digest(*sent()))

@@ -19,7 +19,8 @@ from webapp.problems import CONTENT_TYPE, response
 _DESCRIPTION: Final = """People, photos, likes, comments and follows.
 
 Ids are strings. Lists come in pages: send `next` back as `cursor`. Failures are problem documents (RFC 9457).
-`PUT` and `DELETE` may be repeated. After 429 and 503 try again when `Retry-After` says."""
+`PUT` and `DELETE` may be repeated, and `POST` where it takes an `Idempotency-Key`.
+After 429 and 503 try again when `Retry-After` says."""
 
 
 class PhotoApi(NinjaAPI):
@@ -48,7 +49,7 @@ def _complete(operation: dict[str, Any]) -> None:
         operation["security"] = [{}, {"Token": []}]
 
 
-_TOKENLESS: Final = frozenset({"sign_up", "log_in", "health", "ready", "site"})
+_TOKENLESS: Final = frozenset({"sign_up", "log_in", "renew", "health", "ready", "site"})
 _UNREADY: Final = {
     503: {
         "description": "A part is missing",

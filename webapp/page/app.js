@@ -1,12 +1,12 @@
 // Glimpse: which page stands at which address, and what goes on around it.
 
 import {Bell} from "./bell.js";
+import {logInAgain} from "./dialogs.js";
 import {face, people} from "./people.js";
 import {Phones} from "./phones.js";
 import {photos} from "./photos.js";
 import {Router} from "./router.js";
 import {api, session} from "./session.js";
-import {toast} from "./toasts.js";
 import {discover} from "./views/discover.js";
 import {feed} from "./views/feed.js";
 import {photo} from "./views/photo.js";
@@ -72,20 +72,19 @@ async function connect() {
   phones.open(session.site);
 }
 
-session.addEventListener("change", ({detail: reason}) => {
+session.addEventListener("change", () => {
   photos.clear();
   people.clear();
   document.getElementById("toasts").replaceChildren();
-  const way = session.me !== null ? undefined : reason ? `/login?${new URLSearchParams({next: location.pathname + location.search})}` : "/";
-  router.renew(way);
+  router.renew(session.me === null ? "/" : undefined);
   frame();
   connect();
-  if (reason) toast(reason);
 });
 session.addEventListener("person", frame);
 router.addEventListener("turn", () => { frame(); bell.titled(); });
 router.addEventListener("titled", () => bell.titled());
 
+session.ask = logInAgain;
 session.restore();
 document.documentElement.dataset.ready = "";
 router.start();

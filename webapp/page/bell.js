@@ -53,7 +53,7 @@ export class Bell {
     const {me} = session;
     this.#notifier = new Notifier({
       websocket: site.websocket, api: site.api || null, person: me.id, active: () => this.#looking,
-      token: () => (session.me?.id === me.id ? session.token : null),
+      token: () => (session.me?.id === me.id ? session.fresh() : null),
     });
     this.#notifier.addEventListener("change", () => this.#plan());
     this.#notifier.addEventListener("notification", ({detail}) => this.#news(detail));

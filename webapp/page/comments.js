@@ -1,5 +1,6 @@
 // The comments of a photo, oldest first, with a field for one more. What one writes is there at once.
 
+import {newKey} from "./api.js";
 import {icon, make, say} from "./element.js";
 import {trouble} from "./endless.js";
 import {face} from "./people.js";
@@ -15,6 +16,7 @@ const PAGE = 20;
 export class Comments {
   #id; #owner; #signal; #target; #list; #earlier; #toggle; #form; #field; #fault; #send;
   #cursor = null; #opened = false;
+  #sent = null;                  // {text, key} of the last one that is not known to be there
 
   constructor(photo, {signal, open = false, target = ""}) {
     [this.#id, this.#owner, this.#signal, this.#target] = [photo.id, photo.owner.id, signal, target];
@@ -177,8 +179,11 @@ export class Comments {
     this.#list.append(pending);
     this.#type("");
     photos.commented(this.#id, 1);
+    // The same once more after a failure is the same comment: it may be there, and only the answer was lost.
+    const sent = this.#sent = this.#sent?.text === text ? this.#sent : {text, key: newKey()};
     try {
-      const comment = await api.post(`/api/photos/${this.#id}/comments`, {text});
+      const comment = await api.post(`/api/photos/${this.#id}/comments`, {text}, {key: sent.key});
+      if (this.#sent === sent) this.#sent = null;
       pending.remove();
       this.#add([comment]);
     } catch (fault) {

@@ -2,7 +2,9 @@
 
 import {icon, make} from "./element.js";
 import {endless, nothing} from "./endless.js";
+import {field, sending} from "./form.js";
 import {personRow} from "./people.js";
+import {api, session} from "./session.js";
 
 function show(node, dialog) {
   dialog.append(node);
@@ -21,6 +23,40 @@ export function sure(question, {words = "", yes, no = "Cancel"}) {
     show(make("form", {method: "dialog"},
       make("h2", {}, question), make("p.soft", {}, words),
       make("div.row", {}, make("button.plain", {value: "no", autofocus: true}, no), make("button.danger", {value: "yes"}, yes))), dialog);
+  });
+}
+
+/** Who is signed in logs in again, over the page as it is: resolves with whether they are in. */
+export function logInAgain() {
+  return new Promise((done) => {
+    const {token, me: {name}} = session;
+    const dialog = make("dialog.ask.again", {"aria-label": "Your session has ended"});
+    const button = make("button.primary", {type: "submit"}, "Log in");
+    const fault = make("p.fault", {role: "alert"});
+    const form = make("form", {},
+      make("h2", {}, "Your session has ended"), make("p.soft", {}, `Log in again, ${name}: all on this page stays as it is.`),
+      field("Password", "password", {type: "password", autocomplete: "current-password", autofocus: true}, "", [/./s, "This is needed."]),
+      // For the password manager: it wants to know whose password it is.
+      make("input", {name: "name", value: name, autocomplete: "username", hidden: true}),
+      fault,
+      make("div.row", {}, make("button.plain", {type: "button", onclick: () => dialog.close()}, "Not now"), button),
+      make("p.soft", {}, "Somebody else? ", make("a", {href: "/login", onclick: leave}, "Log out")));
+    function leave(event) {
+      event.preventDefault();
+      dialog.close();
+      session.leave();
+    }
+    sending(form, button, fault, async ({password}) => {
+      session.resume(await api.post("/api/session", {name, password}, {open: true}));
+    });
+    // In another tab, too: then nobody need be asked here.
+    const ending = new AbortController();
+    session.addEventListener("token", () => dialog.close(), {signal: ending.signal});
+    dialog.addEventListener("close", () => {
+      ending.abort();
+      done(session.token !== null && session.token !== token);
+    });
+    show(form, dialog);
   });
 }
 

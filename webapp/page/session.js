@@ -1,8 +1,10 @@
-// Who is signed in, in all tabs of this browser, and the API with their token.
+// Who is signed in, in all tabs of this browser, and the API with their token, which is renewed before it ends.
 
 import {Api} from "./api.js";
 
-const KEPT = "glimpse";          // in localStorage: {token, person}
+const KEPT = "glimpse";          // in localStorage: {token, ends, due, renewal, person}
+const EARLY = 15 * 60_000;       // ms before its end in which a token is renewed; of a short life the last quarter
+const AGAIN = 60_000;            // ms until that is tried once more
 
 class Session extends EventTarget {
   token = null;
@@ -10,16 +12,22 @@ class Session extends EventTarget {
   me = null;
   /** What the site is made of: addresses and limits, from /api/site. */
   site = {};
+  /** Asks the person to log in again, over the page as it is: a promise of whether they did. app.js sets it. */
+  ask = async () => false;
+  #ends = null; #due = null; #renewal = null; #timer = null;
+  #renewing = null; #asking = null; #declined = null;
 
   constructor() {
     super();
-    this.api = new Api(() => this.token, () => this.leave("Your session has ended. Please log in again."));
+    this.api = new Api(() => this.token, (token, how) => this.#another(token, how));
     addEventListener("storage", ({key}) => {
       if (key !== null && key !== KEPT) return;
       const before = this.me?.id;
       this.restore();
-      if (this.me?.id !== before) this.#changed("");
+      if (this.me?.id !== before) this.#changed();
     });
+    // Timers stand still while a machine sleeps.
+    document.addEventListener("visibilitychange", () => this.#plan());
   }
 
   /** Takes up what another visit or tab has kept. */
@@ -28,41 +36,133 @@ class Session extends EventTarget {
     try {
       kept = JSON.parse(localStorage.getItem(KEPT));
     } catch { /* not ours, or no storage: nobody is signed in */ }
-    [this.token, this.me] = [kept?.token ?? null, kept?.person ?? null];
+    this.#take(kept ?? {});
   }
 
   /** Signs in with what sign-up and log-in answer. */
-  enter({token, person}) {
-    [this.token, this.me] = [token, person];
-    this.#keep();
-    this.#changed("");
+  enter(entered) {
+    this.resume(entered);
+    this.#changed();
   }
 
-  /** Signs out; `reason`: what to tell the person, if it was not their wish. */
-  leave(reason = "") {
+  /** The same person has a new token: nothing else changes. */
+  resume({token, renewal, person}) {
+    this.#take({token, renewal, person, ...timesOf(token)});
+    this.#keep();
+  }
+
+  /** Signs out. */
+  leave() {
     if (this.token === null) return;
-    this.token = this.me = null;
+    this.#take({});
     try { localStorage.removeItem(KEPT); } catch { /* then nothing is kept */ }
-    this.#changed(reason);
+    this.#changed();
   }
 
   /** The person as they are now. */
   update(person) {
+    this.#adopt();               // or a token that another tab has just renewed would be overwritten
     this.me = {...this.me, ...person};
     this.#keep();
     this.dispatchEvent(new Event("person"));
   }
 
+  /** A promise of a token that has not ended, as far as one can be had without asking the person. */
+  async fresh() {
+    if (this.#ends !== null && this.#ends <= Date.now()) await this.#renew(this.token).catch(() => false);
+    return this.token;
+  }
+
+  #take({token = null, ends = null, due = null, renewal = null, person = null}) {
+    const before = this.token;
+    [this.token, this.#ends, this.#due, this.#renewal, this.me] = [token, ends, due, renewal, person];
+    this.#plan();
+    if (token !== before) this.dispatchEvent(new Event("token"));
+  }
+
   #keep() {
     try {
-      localStorage.setItem(KEPT, JSON.stringify({token: this.token, person: this.me}));
+      const kept = {token: this.token, ends: this.#ends, due: this.#due, renewal: this.#renewal, person: this.me};
+      localStorage.setItem(KEPT, JSON.stringify(kept));
     } catch { /* private browsing: signed in until the page is left */ }
   }
 
-  #changed(reason) {
-    this.dispatchEvent(new CustomEvent("change", {detail: reason}));
+  #changed() {
+    this.dispatchEvent(new Event("change"));
+  }
+
+  // -- the next token
+
+  #plan(after = 0) {
+    clearTimeout(this.#timer);
+    if (this.#due === null || this.#renewal === null) return;
+    this.#timer = setTimeout(async () => {
+      // Refused: the token is good for some minutes more, and whoever uses it then is asked.
+      await this.#renew(this.token).catch(() => this.#plan(AGAIN));
+    }, Math.max(after, this.#due - Date.now()));
+  }
+
+  /** A token was refused: whether there is another one now, if need be by asking the person. */
+  async #another(token, {wanted}) {
+    if (await this.#renew(token)) return true;
+    if (this.token !== token) return this.token !== null;
+    // Who does not want to now is left alone until they do something that needs it.
+    if (this.#declined === token && !wanted) return false;
+    this.#asking ??= this.ask().finally(() => { this.#asking = null; });
+    const back = await this.#asking;
+    if (!back) this.#declined = token;
+    return back;
+  }
+
+  /** Whether there is another token than `token` now. Raises Problem when the API could not be asked. */
+  #renew(token) {
+    if (this.token !== token) return Promise.resolve(this.token !== null);
+    this.#renewing ??= alone(() => this.#renewAlone(token)).finally(() => { this.#renewing = null; });
+    return this.#renewing;
+  }
+
+  async #renewAlone(token) {
+    const person = this.me?.id;
+    this.#adopt();
+    if (this.token !== token) return this.token !== null;
+    if (this.#renewal === null) return false;
+    try {
+      const entered = await this.api.post("/api/session/renewal", {renewal: this.#renewal}, {open: true});
+      if (this.token !== token || entered.person.id !== person) return false;  // they have left meanwhile
+      this.resume(entered);
+      return true;
+    } catch (fault) {
+      if (fault.status !== 401) throw fault;
+      if (this.token !== token) return this.token !== null;
+      this.#renewal = null;
+      this.#keep();
+      return false;
+    }
+  }
+
+  /** Another tab may have renewed it: what it has kept is here before it tells. */
+  #adopt() {
+    let kept = null;
+    try {
+      kept = JSON.parse(localStorage.getItem(KEPT));
+    } catch { /* no storage, no other tabs */ }
+    if (kept?.person?.id === this.me?.id && kept?.token) this.#take(kept);
   }
 }
+
+/** When a token ends and is to be renewed, by the clock of this machine, ms; none where it does not tell. */
+function timesOf(token) {
+  try {
+    const {iat, exp} = JSON.parse(atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")));
+    const [now, life] = [Date.now(), (exp - iat) * 1_000];
+    return Number.isFinite(life) ? {ends: now + life, due: now + life - Math.min(EARLY, life / 4)} : {};
+  } catch {
+    return {};
+  }
+}
+
+/** One tab at a time, where the browser knows how (only on pages it trusts). */
+const alone = (work) => navigator.locks?.request("glimpse token", work) ?? work();
 
 /** To the door, and back here afterwards. */
 export function knock() {

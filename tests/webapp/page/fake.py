@@ -70,6 +70,10 @@ class FakeApi:
         self.media: dict[str, bytes] = {}
         self.failing: dict[str, Refusal] = {}  # "PUT /api/photos/1/like" as a pattern -> what is answered
         self.slow: dict[str, float] = {}  # the same -> seconds
+        self.losing: set[str] = set()  # the same: it is done, but the answer is a 503
+        self.ended: set[str] = set()  # tokens, and what renews them, that are taken no longer
+        self.done: dict[tuple[str, str], tuple[int, Any]] = {}  # person and Idempotency-Key -> the answer
+        self.life = 3600.0  # of tokens, s
         self.asked: list[str] = []
         self._numbers = itertools.count(100_000_000_001)
         self._lock = threading.RLock()
@@ -79,8 +83,12 @@ class FakeApi:
 
     def clear(self) -> None:
         """Nobody, nothing, and a good mood. Numbers go on: to the notifier everybody is new."""
-        for kept in (self.people, self.photos, self.media, self.failing, self.slow, self.asked):
+        for kept in (
+            *(self.people, self.photos, self.media, self.failing, self.slow, self.asked),
+            *(self.losing, self.ended, self.done),
+        ):
             kept.clear()
+        self.life = 3600.0
 
     def person(self, name: str, shown: str = "", bio: str = "") -> Person:
         made = self.people[name] = Person(str(next(self._numbers)), name, shown, bio)
@@ -152,7 +160,7 @@ class FakeApi:
     # -- answers
 
     def answer(
-        self, method: str, path: str, query: Json, bearer: str, body: bytes, kind: str
+        self, method: str, path: str, query: Json, bearer: str, body: bytes, kind: str, key: str = ""
     ) -> tuple[int, Any]:
         asked = f"{method} {path}"
         self.asked.append(asked)
@@ -163,17 +171,29 @@ class FakeApi:
             if found := re.fullmatch(pattern, asked):
                 with self._lock:
                     call = Call(self, self._who(bearer), query, body, kind)
-                    answer = route(call, *map(unquote, found.groups()))
+                    answer = self._once(call, key, lambda: route(call, *map(unquote, found.groups())))  # noqa: B023
                 # What is slow is the way back: the answer is as old as that when it comes.
                 time.sleep(
                     max((given for slow, given in self.slow.items() if re.fullmatch(slow, asked)), default=0)
                 )
+                if any(re.fullmatch(lost, asked) for lost in self.losing):
+                    raise Refusal(503, "send the same request again")
                 return answer
         raise Refusal(404, "there is nothing here")
+
+    def _once(self, call: Call, key: str, route: Callable[[], tuple[int, Any]]) -> tuple[int, Any]:
+        if not key:
+            return route()
+        name = (call.me.id, key)
+        if name not in self.done:
+            self.done[name] = route()
+        return self.done[name]
 
     def _who(self, bearer: str) -> Person | None:
         if not bearer:
             return None
+        if bearer in self.ended:
+            raise Refusal(401, "log in again")
         try:
             subject = jwt.decode(bearer, options={"verify_signature": False})["sub"]
         except jwt.PyJWTError:
@@ -288,12 +308,23 @@ def _when(seconds: float) -> str:
 # -- the routes, as tables say them
 
 
+_tokens = map(str, itertools.count(1))
+
+
 def _enter(call: Call, person: Person, status: int) -> tuple[int, Any]:
     return status, {
         "person": call.profile(person) | {"you": True},
-        "token": token(person.id),
+        "token": token(person.id, call.api.life, jti=next(_tokens)),
         "expires": int(time.time()) + 3600,
+        "renewal": f"renewal {person.id} {next(_tokens)}",
     }
+
+
+def renew(call: Call) -> tuple[int, Any]:
+    _, number, _ = call.json["renewal"].split()
+    if call.json["renewal"] in call.api.ended:
+        raise Refusal(401, "log in again")
+    return _enter(call, next(one for one in call.api.people.values() if one.id == number), 200)
 
 
 def join(call: Call) -> tuple[int, Any]:
@@ -410,6 +441,7 @@ ROUTES: Final[tuple[tuple[str, Callable[..., tuple[int, Any]]], ...]] = (
     (r"GET /api/site", lambda call: (200, call.api.site)),
     (r"POST /api/people", join),
     (r"POST /api/session", log_in),
+    (r"POST /api/session/renewal", renew),
     (r"GET /api/me", lambda call: (200, call.profile(call.me))),
     (r"PATCH /api/me", change),
     (r"PUT /api/me/avatar", portrait),
@@ -457,8 +489,11 @@ class _Handler(BaseHTTPRequestHandler):
             return self._file(parts.path)
         bearer = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         kind = self.headers.get("Content-Type") or ""
+        key = self.headers.get("Idempotency-Key") or ""
         try:
-            status, said = api.answer(self.command, parts.path, parse_qs(parts.query), bearer, body, kind)
+            status, said = api.answer(
+                self.command, parts.path, parse_qs(parts.query), bearer, body, kind, key
+            )
         except Refusal as refusal:
             more = {"Retry-After": str(refusal.retry_after)} if refusal.retry_after else {}
             return self._send(

@@ -57,7 +57,15 @@ class RealSite:
             )
             parts.enter_context(self.daemon)
             bind = f"--bind={HOST}:{self.port}"
-            self._start(parts, "gunicorn", bind, "--workers=1", "--threads=8", "webapp.wsgi")
+            self._start(
+                parts,
+                "gunicorn",
+                bind,
+                "--workers=1",
+                "--threads=8",
+                "--worker-class=webapp.worker.Worker",
+                "webapp.wsgi",
+            )
             self._start(parts, "webapp", "relay")
             wait_until(lambda: "Listening" in self.log("gunicorn"), PATIENCE, lambda: self.log("gunicorn"))
             self._parts = parts.pop_all()

@@ -63,15 +63,20 @@ class Stage:
         self.redis.call("XADD", FRONT_DOOR, "*", "event", json.dumps(event))
 
     def open(
-        self, browser: Chromium, person: Person | None, path: str = "/", width: int = 1280, height: int = 800
-    ) -> Window:
-        """A window in which this person is signed in already; they share what the browser keeps."""
+        self, browser: Chromium, person: Person | None, path: str = "/", width: int = 1280, height: int = 800,
+        renewal: str = "",
+    ) -> Window:  # fmt: skip
+        """A window in which this person is signed in already; they share what the browser keeps.
+
+        `renewal`: what renews their token, if anything.
+        """
         window = browser.open(self.url + "/static/icon.svg", width, height)
         if person is None:
             window.run("localStorage.clear()")
         else:
             known = person.brief | {"bio": person.bio}
-            kept = json.dumps({"token": client.token(person.id), "person": known})
+            more = {"renewal": renewal} if renewal else {}
+            kept = json.dumps({"token": client.token(person.id), "person": known} | more)
             window.run("localStorage.setItem(arguments[0], arguments[1])", KEPT, kept)
         window.driver.get(self.url + path)
         return window

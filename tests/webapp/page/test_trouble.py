@@ -200,26 +200,6 @@ def test_an_upload_that_fails_keeps_photo_and_caption(
     window.until(seen.HEADING, f"Photo by {ana.shown}: From the ridge")
 
 
-def test_a_session_that_has_ended_leads_to_the_door_and_back(
-    browser: Chromium, stage: Stage, person: Named
-) -> None:
-    ana = person("ana")
-    ana.password = "the right one"
-    photo = stage.api.photo(ana)
-    window = stage.open(browser, ana)
-    window.until(seen.CARDS, [photo.id])
-    with stage.api.refusing("(GET|PUT) .*", Refusal(401, "the token has expired")):
-        seen.visit(window, f"/u/{ana.name}")
-        window.until(seen.SIGNED_IN, "out")
-        window.until(seen.TOASTS, ["Your session has ended. Please log in again."])
-    window.until(seen.HEADING, "Welcome back")
-    window.write("#field-name", ana.name)
-    window.write("#field-password", ana.password)
-    window.press(Keys.ENTER)
-    window.until(seen.TILES, [photo.id])
-    assert window.run(f"return {seen.PATH}") == f"/u/{ana.name}"
-
-
 def test_who_leaves_in_one_tab_has_left_in_all(browser: Chromium, stage: Stage, person: Named) -> None:
     ana = person("ana")
     one = stage.open(browser, ana)

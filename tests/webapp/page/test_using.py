@@ -143,7 +143,7 @@ def test_comments_are_read_written_and_taken_back_on_the_card(
         stage.api.comment(photo, ben, f"number {number}")
     stage.api.follow(ana, ben)
     window = stage.open(browser, ana)
-    window.until("document.querySelector('.discussion > .quiet').textContent", "View all 25 comments")
+    window.until("document.querySelector('.discussion > .quiet')?.textContent", "View all 25 comments")
     window.click(".discussion > .quiet")
     window.until(seen.COMMENTS, [f"{ben.name} number {number}" for number in range(5, 25)])
     window.click(".discussion > .quiet:nth-of-type(2)")

@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand
 from webapp import relay_process
 from webapp.redis_clients import client
 from webapp.relay_parts import relay_of
+from webapp.tidying import Tidying
 
 
 class Command(BaseCommand):
@@ -26,7 +27,7 @@ class Command(BaseCommand):
         relay_process.stop_on_signals(stop)
         relay = relay_of()
         self._tell("relay: looking after the outboxes")
-        relay_process.run(relay, relay_process.Bell(client("events"), stop), stop, self._tell)
+        relay_process.run(relay, relay_process.Bell(client("events"), stop), stop, self._tell, Tidying())
 
     def _tell(self, line: str) -> None:
         self.stdout.write(line)

@@ -1,5 +1,6 @@
 // Sharing a photo: drop, paste or choose it, see it, say something, watch it go.
 
+import {newKey} from "../api.js";
 import {icon, make, say} from "../element.js";
 import {photos} from "../photos.js";
 import {api, session} from "../session.js";
@@ -25,6 +26,7 @@ function refusal(file) {
 
 class Sharing {
   #router; #signal; #file = null; #url = null; #sending = null;
+  #sent = null;                  // {file, caption, key} of the last one that is not known to be there
 
   constructor(signal, router) {
     [this.#signal, this.#router] = [signal, router];
@@ -109,12 +111,16 @@ class Sharing {
 
   async #send() {
     if (this.#file === null || this.#sending) return;
+    const [file, caption] = [this.#file, this.caption.value.trim()];
     const form = new FormData();
-    form.append("file", this.#file, this.#file.name);
-    form.append("caption", this.caption.value.trim());
+    form.append("file", file, file.name);
+    form.append("caption", caption);
+    // The same once more after a failure is the same photo: it may be there, and only the answer was lost.
+    if (this.#sent?.file !== file || this.#sent.caption !== caption) this.#sent = {file, caption, key: newKey()};
     this.#busy(new AbortController());
     try {
-      const photo = await api.upload("POST", "/api/photos", form, {signal: this.#sending.signal, progress: (part) => this.#progress(part)});
+      const photo = await api.upload("POST", "/api/photos", form, {key: this.#sent.key, signal: this.#sending.signal, progress: (part) => this.#progress(part)});
+      this.#sent = null;
       photos.keep([photo]);
       this.#busy(null);
       this.#drop();

@@ -1,0 +1,128 @@
+"""The worker under real gunicorn: requests that never end keep nobody out, those that only take long are answered."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from notifier.edge.embedded import free_port
+from tests.daemon import wait_until
+
+ROOT: Final = Path(__file__).parents[2]
+PATIENCE: Final = 60.0
+THREADS: Final = 4
+HEAD: Final = b"POST / HTTP/1.1\r\nHost: a\r\n"
+ENDLESS: Final = {
+    "a head that does not go on": (HEAD, b""),
+    "a head that trickles": (HEAD + b"X: ", b"y"),
+    "a content that does not go on": (HEAD + b"Content-Length: 5000\r\n\r\nabc", b""),
+    "a content that trickles": (HEAD + b"Content-Length: 5000\r\n\r\n", b"z"),
+}
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """gunicorn with few threads, in which a request has a second to arrive."""
+    folder, found = tmp_path_factory.mktemp("worker"), free_port()
+    (folder / "webapp.toml").write_text("[site]\nrequest_seconds = 1\n")
+    log = folder / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [
+                sys.executable, "-m", "gunicorn", f"--bind=127.0.0.1:{found}", f"--threads={THREADS}",
+                "--worker-class=webapp.worker.Worker", "tests.webapp.plain_app",
+            ],
+            cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+            env={
+                **os.environ, "WEBAPP_CONFIG": str(folder / "webapp.toml"),
+                "DJANGO_SETTINGS_MODULE": "webapp.settings",
+            },
+        )  # fmt: skip
+    try:
+        wait_until(lambda: "Booting worker" in log.read_text(), PATIENCE, log.read_text)
+        yield found
+        assert "Traceback" not in log.read_text(), log.read_text()
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+def connected(port: int, sent: bytes) -> socket.socket:
+    found = socket.create_connection(("127.0.0.1", port), PATIENCE)
+    found.sendall(sent)
+    return found
+
+
+def answered(found: socket.socket) -> bytes:
+    """All that comes until the connection is closed."""
+    said = b""
+    try:
+        while data := found.recv(4096):
+            said += data
+    except ConnectionResetError:
+        pass
+    return said
+
+
+def get(port: int, path: str = "/") -> bytes:
+    with connected(port, f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode()) as found:
+        return answered(found)
+
+
+def test_requests_that_never_end_keep_nobody_out(port: int) -> None:
+    """More of each kind than there are threads for all."""
+    stop = threading.Event()
+
+    def go_on(found: socket.socket, drip: bytes) -> None:
+        while drip and not stop.wait(0.1):
+            try:
+                found.sendall(drip)
+            except OSError:
+                return
+
+    with ExitStack() as open_ones:
+        open_ones.callback(stop.set)
+        slow = []
+        for begin, drip in [*ENDLESS.values()] * 2:
+            slow.append(open_ones.enter_context(connected(port, begin)))
+            threading.Thread(target=go_on, args=(slow[-1], drip), daemon=True).start()
+        assert get(port).startswith(b"HTTP/1.1 200 ")
+        for found in slow:
+            answered(found)  # each is closed, also while it still trickles
+
+
+def test_an_answer_that_takes_long_is_no_request_that_does(port: int) -> None:
+    assert get(port, "/slow").startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_long_content_has_more_time(port: int) -> None:
+    """It takes twice as long as a head may, and arrives whole."""
+    length = 400_000
+    with connected(port, HEAD + f"Connection: close\r\nContent-Length: {length}\r\n\r\n".encode()) as found:
+        for _ in range(8):
+            threading.Event().wait(0.3)
+            found.sendall(b"x" * (length // 8))
+        assert answered(found).endswith(b"\r\n\r\n%d" % length)
+
+
+def test_a_connection_that_is_kept_has_its_time_for_each_request(port: int) -> None:
+    request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    with connected(port, b"") as found:
+        for _ in range(5):
+            found.sendall(request)
+            said = b""
+            while not said.endswith(b"\r\n\r\n0"):
+                data = found.recv(4096)
+                assert data, said
+                said += data
+            assert said.startswith(b"HTTP/1.1 200 ")
+            threading.Event().wait(0.4)

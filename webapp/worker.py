@@ -1,0 +1,62 @@
+"""gunicorn's gthread worker with a time for each request to arrive: `--worker-class webapp.worker.Worker`.
+
+gthread itself has none: a request that never ends keeps its thread, and a few such keep everybody out.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from functools import cached_property
+from typing import Any, Final
+
+from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped, unused-ignore]
+
+SLOWEST: Final = 100_000
+"""Bytes a second that the content of a request arrives with at least."""
+
+
+class Worker(ThreadWorker):  # type: ignore[misc, unused-ignore]  # gunicorn has no types
+    """As gthread. What has not arrived in time is taken for ended where it is, and its connection is closed."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._arriving: dict[Any, float] = {}  # connection -> when its patience ends, monotonic
+
+    def handle(self, conn: Any) -> Any:
+        """A connection on which a request has begun, in a thread of the pool."""
+        self._arriving[conn] = time.monotonic() + self._seconds
+        try:
+            return super().handle(conn)
+        finally:
+            self._arriving.pop(conn, None)
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        """Its head is here; the content has a time that grows with its length."""
+        length = next((value for name, value in req.headers if name == "CONTENT-LENGTH"), "0")
+        more = int(length) / SLOWEST if length.isdecimal() and len(length) < 19 else 0.0
+        self._arriving[conn] = time.monotonic() + self._seconds + more
+        return super().handle_request(req, conn)
+
+    def notify(self) -> None:
+        """gunicorn's loop calls this once a second, or more often."""
+        super().notify()
+        now = time.monotonic()
+        for conn, until in list(self._arriving.items()):
+            if now >= until and not getattr(conn, "is_http2", False):
+                self._arriving.pop(conn, None)
+                _hear_no_more(conn.sock)
+
+    @cached_property
+    def _seconds(self) -> float:
+        from django.conf import settings
+
+        return float(settings.CONFIG.site.request_seconds)
+
+
+def _hear_no_more(found: socket.socket) -> None:
+    """Whoever waits for more reads the end. One that has arrived whole is still answered: only reading is over."""
+    try:
+        found.shutdown(socket.SHUT_RD)
+    except OSError:
+        pass  # it is closed already
