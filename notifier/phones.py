@@ -320,6 +320,10 @@ class Phones:
         )
         self.loops.append(Loop(self.reactor, due, f"due of shard {shard}", poll))
 
+    def outlets(self, shard: int) -> dict[str, Sender]:
+        """Who sends on this shard, by lane."""
+        return {str(lane): senders[shard] for lane, senders in self._senders.items()}
+
     def part(self) -> tuple[bool, str]:
         """For /readyz: a provider that is away is no reason to take this process out, but it is told."""
         now = self.reactor.seconds()
@@ -346,6 +350,9 @@ class Phones:
     def halt(self) -> None:
         """Begin nothing more. What is under way goes on."""
         self._unread.stop()
+        for senders in self._senders.values():
+            for sender in senders:
+                sender.halt()
         for loop in self.loops:
             loop.halt()
         self.doorbells.wake_all()

@@ -2,7 +2,7 @@
     front door -> Router.once -> shards -> Fanout.once -> inboxes, bells
 With one shard the front door is the shard, and there is no router."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from notifier.core.backlog import NO_EVENT, NOTHING, Backlog, Batch, Entry
 from notifier.core.canary import is_canary
@@ -17,6 +17,7 @@ from notifier.ports import (
     Handed,
     LeaseLost,
     Letter,
+    Outlet,
     Routed,
     Shards,
     Unburied,
@@ -121,7 +122,10 @@ class Reader:
 
 
 class Fanout(Reader):
-    """A shard's events into inboxes. While the server works on one batch, the next is decoded and packed here."""
+    """A shard's events into inboxes. While the server works on one batch, the next is decoded and packed here.
+
+    `outlets`: who sends in this process, by lane. They get their pushes with the answer that the rows are written.
+    """
 
     def __init__(
         self,
@@ -131,9 +135,11 @@ class Fanout(Reader):
         clock: Clock,
         report: Report,
         claim_seconds: float,
+        outlets: Mapping[str, Outlet] | None = None,
     ) -> None:
         super().__init__(log, metrics, clock, report, claim_seconds)
         self.backlog = backlog
+        self.outlets = outlets or {}
         self._ready: Batch | None = None
         self._fresh: tuple[Entry, ...] = ()
 
@@ -153,14 +159,20 @@ class Fanout(Reader):
 
     async def step(self) -> bool:
         batch = self._ready or self.backlog.next() or NOTHING
-        began = self.clock()
-        waiting = self.log.handover(batch, 0 if len(self.backlog) > FULL else READ_AHEAD)
-        self._ready = None
-        if not self.backlog.stuck:
-            fresh, self._fresh = self._fresh, ()
-            self.add(fresh)
-            self._ready = self.backlog.next()
-        handed = await waiting
+        began, rooms = self.clock(), self._rooms(batch)
+        try:
+            waiting = self.log.handover(batch, 0 if len(self.backlog) > FULL else READ_AHEAD, rooms)
+            self._ready = None
+            if not self.backlog.stuck:
+                fresh, self._fresh = self._fresh, ()
+                self.add(fresh)
+                self._ready = self.backlog.next()
+            handed = await waiting
+        except BaseException:  # it may have been done, and what it read for the senders is not known here
+            for lane in rooms:
+                self.outlets[lane].drop()
+            raise
+        self._give(handed, began)
         self._settle(batch, handed)
         if len(batch):
             self.metrics.handover_seconds.observe(self.clock() - began)
@@ -171,6 +183,19 @@ class Fanout(Reader):
         else:
             self._fresh += handed.entries
         return bool(handed.entries or self._ready or self.backlog)
+
+    def _rooms(self, batch: Batch) -> dict[str, int]:
+        if not len(batch):
+            return {}
+        offers = ((lane, outlet.offer()) for lane, outlet in self.outlets.items())
+        return {lane: room for lane, room in offers if room}
+
+    def _give(self, handed: Handed, asked: float) -> None:
+        for lane, given in handed.given.items():
+            if given is None:
+                self.outlets[lane].drop()
+            else:
+                self.outlets[lane].given(given, asked)
 
     def _settle(self, batch: Batch, handed: Handed) -> None:
         if handed.failures and self._ready is not None:

@@ -48,11 +48,15 @@ class Claimed(Struct, frozen=True):
 
 
 class Handed(Struct, frozen=True):
-    """What became of a batch: (index from 1, error) of the pairs that failed, repeats, and the entries read next."""
+    """What became of a batch: (index from 1, error) of the pairs that failed, repeats, and the entries read next.
+
+    `given`: by lane, what its sender in this process is given; None: perhaps something, that this answer does not have.
+    """
 
     failures: tuple[tuple[int, str], ...]
     entries: tuple[Entry, ...]
     duplicates: int
+    given: Mapping[str, "Given | None"] = {}
 
 
 class Letter(Struct, frozen=True, array_like=True):
@@ -91,11 +95,14 @@ class EventLog(Protocol):
     def claim(self, idle_ms: int, after: str) -> Awaitable[Claimed]:
         """Take over what is pending since idle_ms, from `after` ("" = the first). Raises GroupLost."""
 
-    def handover(self, batch: Batch, want: int) -> Awaitable[Handed]:
+    def handover(self, batch: Batch, want: int, rooms: Mapping[str, int] = {}) -> Awaitable[Handed]:
         """Apply a batch, acknowledge what it completes, read `want` more entries. Raises GroupLost.
 
         The bells of this process's own people come with the answer, to whoever listens to the Bus. Those that come off
         the bus may overtake them, and the other way round.
+
+        `rooms`: lanes whose senders in this process take so many entries each, if the batch has pushes for them. When
+        this raises, they may have been given some.
         """
 
     def read(self, want: int) -> Awaitable[tuple[Entry, ...]]:
@@ -246,6 +253,43 @@ class Look(Struct, frozen=True):
     found: tuple[Looked, ...]
 
 
+class Seen(Struct, frozen=True):
+    """What a handover saw, by entry: at `now` (ms, the server's clock), under `run` of the server.
+
+    Unlike in a Look, the devices are all that the person is listed with: whose they are is still to be asked.
+    """
+
+    now: int
+    run: str
+    found: Mapping[str, Looked]
+
+
+class Given(Struct, frozen=True):
+    """Entries of a lane that a handover has read for the sender in its own process. `seen`: what stands behind those of
+    them that it has appended itself, as far as their rows stand and one answer may have so much. `more`: there was not
+    room for all that lies in the lane."""
+
+    read: PushesRead
+    seen: Seen
+    more: bool = False
+
+
+class Outlet(Protocol):
+    """Who sends on one lane of a shard, for who hands over in the same process.
+
+    Each `offer` of room is followed by one `given`, or by `drop`, or by nothing, where the lane got nothing.
+    """
+
+    def offer(self) -> int:
+        """How many entries it takes from the next handover."""
+
+    def given(self, given: Given, asked: float) -> None:
+        """What a handover that began at `asked` (s, of the clock that they share) has read for it."""
+
+    def drop(self) -> None:
+        """Something may have been read for it, and is lost: it is to look what it was given."""
+
+
 class Judged(Struct, frozen=True, gc=False):
     """A delivery and what is to be done with it. `why`: the provider's word, for a device that is forgotten."""
 
@@ -298,8 +342,9 @@ class PushLog(Protocol):
         """Entries in hand, each with the ms since it was read or kept: those that are still this process's. They
         count as touched now; nobody else takes them over for as long as after a read."""
 
-    def look(self, entries: Sequence[PushEntry]) -> Awaitable[Look]:
-        """What stands behind entries; in order, all of them."""
+    def look(self, entries: Sequence[PushEntry], seen: Seen | None = None) -> Awaitable[Look]:
+        """What stands behind entries; in order, all of them. `seen`: what is known of some, which makes the Look as old
+        as that is."""
 
     def settle(self, settlements: Sequence[Settlement]) -> Awaitable[PushesSettled]:
         """Write down what became of entries and acknowledge them."""

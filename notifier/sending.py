@@ -1,9 +1,10 @@
 """The way out to phones, a batch at a time; the corridor behind handover.
 lane -> Sender.once -> provider, settled as done | later | forgotten | buried       later -> Due.once -> lane"""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Final, get_args
+from typing import Final, NamedTuple, get_args
 
 import msgspec
 from msgspec import Struct
@@ -23,6 +24,7 @@ from notifier.ports import (
     Clock,
     Devices,
     DueLog,
+    Given,
     GroupLost,
     Judged,
     Look,
@@ -32,6 +34,7 @@ from notifier.ports import (
     PushLog,
     PushRequest,
     Rename,
+    Seen,
     Settlement,
     Unavailable,
 )
@@ -39,6 +42,10 @@ from notifier.ports import (
 BATCH: Final = 100  # entries that are looked at, sent and settled together
 REDIS: Final = 10.0  # s that a batch may spend with Redis besides
 LOOK_TRIES: Final = 3
+MOST_GIFTS: Final = 40  # batches that handovers have brought and nobody has begun with
+GIFTS_LIE: Final = (
+    0.5  # s for which one may lie so until nothing more is taken: other processes may have time for it
+)
 MOST_BROKEN: Final = 10_000  # entries whose tries are counted
 BUG_PAUSE: Final = 60_000  # ms until what met a bug is tried again
 MOST_UNSETTLED: Final = 1000  # answered and not written down; with so many nothing more is read
@@ -71,6 +78,30 @@ class Looks(Struct, frozen=True):
     languages: Mapping[str, Language] = msgspec.field(default_factory=lambda: LANGUAGES)
 
 
+class _Taken(NamedTuple):
+    """Entries to work on, now in hand, and whether there may be more in the lane. `seen`: what is known of some, and
+    `asked`: when that was asked for."""
+
+    entries: Sequence[PushEntry]
+    more: bool = False
+    seen: Seen | None = None
+    asked: float | None = None
+
+
+class _Gift(Struct, frozen=True):
+    """A batch that a handover has brought: `entries` are in our hands since `since`; what was `seen` was asked for at
+    `asked`. `read`: what was read with them."""
+
+    read: PushesRead
+    seen: Seen
+    entries: Sequence[PushEntry]
+    asked: float
+    since: float
+
+
+NOTHING_READ: Final = PushesRead(())
+
+
 class _Plan(Struct):
     """What is to become of one entry: `results` are known already, `asked` is still to be sent."""
 
@@ -94,6 +125,10 @@ class Sender:
 
     Any process reads any lane; an entry belongs to one of them until it is settled, or idle for too long. All that
     waits longer than one send waits in `due`, never here.
+
+    While all is well it need not read: the handover of its own process brings the entries, and what it saw behind them
+    (ports.Outlet). That comes over another connection, so it may overtake, and be overtaken by, a reading of what was
+    given before; then it is left to that reading, or an entry that is settled already might be sent once more.
     """
 
     owned = True  # lanes have no lease
@@ -112,6 +147,12 @@ class Sender:
             ""  # where to go on in what was given to us before; None = nothing is left
         )
         self._labels = {kind: f"{lane.label} {kind}" for kind in _KINDS}
+        self._readings = 0  # of it, under way
+        self._drops = 0  # how often it was begun anew
+        self._offered = 0  # what that was when a handover was last offered room
+        self._gifts: deque[_Gift] = deque()
+        self._behind = True  # there may be more in the lane than was read, of which no handover knows
+        self._halted = False
         self._hand: set[str] = set()
         self._unsettled = Ledger()
         self._keep_at = 0.0
@@ -139,7 +180,8 @@ class Sender:
         except GroupLost:
             self.report(f"lane {self.lane}: consumer group was gone, made again at 0")
             self.metrics.group_recreated += 1
-            self._begun, self._history = False, ""
+            self._begun = False
+            self.drop()
             return True
         except TooOld:
             raise
@@ -148,12 +190,51 @@ class Sender:
             raise
 
     def drop(self) -> None:
-        """Something went wrong: an answer may be lost, and with it what we were given."""
+        """Something went wrong: an answer may be lost, and with it what we were given. All that nobody works on is read
+        once more."""
         self._history = ""
+        self._drops += 1
+        while self._gifts:
+            self._hand.difference_update(entry.id for entry in self._gifts.popleft().entries)
+
+    def halt(self) -> None:
+        """Take nothing more from handovers."""
+        self._halted = True
 
     async def release(self) -> None:
-        """What is answered is written down, if it can be; what else is pending is taken over by others in time."""
+        """What is answered is written down, if it can be, and what a handover has brought is not left lying; what else
+        is pending is taken over by others in time."""
         await self._settle_again(float("inf"))
+        while self._gifts:
+            taken = await self._take_gift(BATCH)
+            if taken.entries:
+                await self._handle(taken)
+
+    # -- what a handover brings (ports.Outlet)
+
+    def offer(self) -> int:
+        """How many entries we take from the next handover: none unless there is nothing else to be done first."""
+        self._offered = self._drops
+        first = self._again or self._readings or self._history is not None or self._behind
+        if first or self._halted or self._most < BATCH:
+            return 0
+        now = self.clock()
+        slow = self._gifts and (len(self._gifts) >= MOST_GIFTS or now > self._gifts[0].since + GIFTS_LIE)
+        if slow or now >= self._claim_at or len(self._unsettled) + BATCH > MOST_UNSETTLED:
+            return 0
+        return 2 * BATCH if self.gate.healthy(now) else 0
+
+    def given(self, given: Given, asked: float) -> None:
+        """What a handover that began at `asked` has read for us: at once in our hands, then for one of the loops."""
+        if self._drops != self._offered:
+            self.drop()  # what we had before is being read anew, and this was in it, or came too late for that
+            return
+        entries, now = self._in_hand(given.read), self.clock()
+        self._behind = given.more
+        for at in range(0, max(1, len(entries)), BATCH):
+            read = given.read if at == 0 else NOTHING_READ
+            self._gifts.append(_Gift(read, given.seen, entries[at : at + BATCH], asked, now))
+            self.log.ring()
 
     # -- a batch
 
@@ -163,47 +244,65 @@ class Sender:
         if not room.entries:
             return False
         try:
-            entries, more = await self._take(room.entries)
-            read = len(entries)
-            if entries:
-                if more:
+            taken = await self._take(room.entries)
+            read = len(taken.entries)
+            if taken.entries:
+                if taken.more:
                     self.log.ring()
-                await self._handle(entries)
+                await self._handle(taken)
             # What was appended meanwhile has rung for us; what could not be written down is tried again at once.
-            return more or bool(self._again) or bool(entries and self._unsettled)
+            waits = bool(self._again or self._gifts)
+            return taken.more or waits or bool(taken.entries and self._unsettled)
         finally:
             if room.trying:
                 self.gate.tried(read)
             self._tell_state()
 
-    async def _take(self, want: int) -> tuple[list[PushEntry], bool]:
-        """Entries to work on, now in hand, and whether there may be more."""
+    async def _take(self, want: int) -> _Taken:
         if self._again:
-            return await self._take_again(want), True
+            return await self._take_again(want)
         if not self._begun:
             await self.log.create()
             self._begun = True
             self._claim_at = max(self._claim_at, self.clock() + OTHERS_FIRST)  # Redis may have just come back
         if self._history is not None:
-            after, self._history = self._history, None  # of several loops one reads it
-            try:
-                read = await self.log.history(want, after)
-            except BaseException:
-                self._history = after
-                raise
+            read = await self._read_history(want, self._history)
             if read.after:
-                if self._history is None:  # else another loop has dropped what it had: from the first on
-                    self._history = read.after
-                return await self._received(read), True
+                return _Taken(await self._received(read), True)
         if self.clock() >= self._claim_at:
             read = await self._claim(want)
             if read.entries or read.after:
-                return await self._received(read), True
+                return _Taken(await self._received(read), True)
+        if self._gifts:
+            return await self._take_gift(want)
         read = await self.log.read(want)
-        entries = await self._received(read)
-        return entries, len(read.entries) + len(read.broken) == want
+        self._behind = len(read.entries) + len(read.broken) + read.newer >= want
+        return _Taken(await self._received(read), self._behind)
 
-    async def _take_again(self, want: int) -> list[PushEntry]:
+    async def _read_history(self, want: int, after: str) -> PushesRead:
+        self._history = None  # of several loops one reads it
+        self._readings += 1
+        try:
+            read = await self.log.history(want, after)
+        except BaseException:
+            self._history = after
+            raise
+        finally:
+            self._readings -= 1
+        if self._history is None:  # else another loop has dropped what it had: from the first on
+            self._history = read.after or None
+        return read
+
+    async def _take_gift(self, want: int) -> _Taken:
+        """What a handover has brought. What it saw goes stale; then it is like anything that has lain in our hands."""
+        gift = self._gifts.popleft()
+        entries = await self._accepted(gift.read, gift.entries)
+        if len(entries) <= want and self.clock() - gift.asked < FRESH / 2:
+            return _Taken(entries, self._behind, gift.seen, gift.asked)
+        self._again.update((entry.id, (entry, gift.since)) for entry in entries)
+        return await self._take_again(want)
+
+    async def _take_again(self, want: int) -> _Taken:
         """Of what never left our hands that which is ours still: with the lane closed it may have lain for long, and
         whoever lies long is taken for dead."""
         part = dict(islice(self._again.items(), want))
@@ -214,7 +313,7 @@ class Sender:
             mine = await self.log.keep({name: int((now - since) * 1000) for name, (_, since) in part.items()})
         finally:
             self._hand.difference_update(part.keys() - mine)
-        return [entry for name, (entry, _) in part.items() if name in mine]
+        return _Taken([entry for name, (entry, _) in part.items() if name in mine], True)
 
     async def _claim(self, want: int) -> PushesRead:
         at, self._claim_at = self._claim_at, self.clock() + self._claim_every
@@ -224,16 +323,24 @@ class Sender:
             self._claim_at = at
         return read
 
-    async def _received(self, read: PushesRead) -> list[PushEntry]:
+    async def _received(self, read: PushesRead) -> Sequence[PushEntry]:
         if read.lost:
             self.metrics.entries_lost += len(read.lost)
             self.report(f"lane {self.lane}: {len(read.lost)} entries were deleted before they were handled")
+        return await self._accepted(read, self._in_hand(read))
+
+    def _in_hand(self, read: PushesRead) -> Sequence[PushEntry]:
+        """Those of what was read that are new to us, from now on in our hands."""
         now = self.clock()
         for entry in read.entries:
             if entry.id in self._again:  # given to us once more: its idle time begins anew
                 self._again[entry.id] = (entry, now)
         fresh = [entry for entry in read.entries if entry.id not in self._hand]
         self._hand.update(entry.id for entry in fresh)
+        return fresh
+
+    async def _accepted(self, read: PushesRead, fresh: Sequence[PushEntry]) -> Sequence[PushEntry]:
+        """Entries that are in our hands, once those that came with them and cannot be read are buried."""
         try:
             if read.broken:
                 await self._bury(read.broken)
@@ -245,24 +352,25 @@ class Sender:
         self.metrics.push_newer += read.newer
         return fresh
 
-    async def _handle(self, entries: Sequence[PushEntry]) -> None:
+    async def _handle(self, taken: _Taken) -> None:
         """Look, send, settle. What does not get so far is out of hand again, and still pending."""
-        began = self.clock()
+        entries, began = taken.entries, self.clock()
+        asked = began if taken.asked is None else taken.asked
         try:
-            look = await self._look(entries, began)
+            look = await self._look(entries, taken.seen, asked)
             found = [looked for looked in look.found if not self._is_left(looked, began)]
-            now = self._moment(look, began)
+            now = self._moment(look, asked)
             plans = [self._plan(looked, now) for looked in found]
-            await self._send(plans, look, began)
+            await self._send(plans, look, asked)
             await self._settle([plan.settlement(look.run) for plan in plans])
         finally:
             self._let_go(entry.id for entry in entries)
         self.metrics.push_batch_seconds.observe(self.clock() - began)
 
-    async def _look(self, entries: Sequence[PushEntry], began: float) -> Look:
+    async def _look(self, entries: Sequence[PushEntry], seen: Seen | None, began: float) -> Look:
         """What stands behind entries. Raises TooOld: Redis was slow, or this process was stopped, and the entries may
         be another's now, the devices too."""
-        look = await self.log.look(entries)
+        look = await self.log.look(entries, seen)
         if self.lane.provider == "fcm" and any(map(self._may_be_renamed, look.found)):
             found = [await self._followed(looked) for looked in look.found]
             look = msgspec.structs.replace(look, found=tuple(found))

@@ -297,7 +297,7 @@ class House(Service):
                     self._intake(), tagged, self.rules.buckets, config.fanout.batch, config.fanout.batch_bytes,
                     config.fanout.tries, self.phones.pushes,
                 ),
-                self.metrics, self.reactor.seconds, _report, config.fanout.claim_seconds,
+                self.metrics, self.reactor.seconds, _report, config.fanout.claim_seconds, self.phones.outlets(shard),
             )  # fmt: skip
             loops.append(Loop(self.reactor, fanout, f"shard {shard}", config.fanout.poll_ms / 1000))
         return loops

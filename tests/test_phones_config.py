@@ -168,6 +168,21 @@ def test_a_reload_changes_nothing_but_what_has_changed(made: Credentials) -> Non
     assert changed == {"lane photos:apns of shard 0", "lane photos:apns of shard 1"}
 
 
+def test_who_hands_over_a_shard_gives_to_who_sends_on_it(made: Credentials) -> None:
+    running = phones(configured(made))
+    for shard in range(2):
+        outlets = running.outlets(shard)
+        assert list(outlets) == ["photos:apns", "photos:fcm"]
+        for name, sender in outlets.items():
+            log: Any = sender.log
+            assert log.stream == f"push:{{{shard}}}:{name}"
+            sender._history, sender._behind, sender._claim_at = None, False, 2.0**40  # it has come to rest
+            assert sender.offer() > 0
+    running.halt()
+    assert {sender.offer() for shard in range(2) for sender in running.outlets(shard).values()} == {0}
+    assert phones(Config()).outlets(0) == {}
+
+
 def test_a_lane_more_or_less_needs_a_restart(made: Credentials) -> None:
     running = phones(configured(made))
     assert running.prepare(Config()).sections == {"types"}

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from notifier.core.lanes import PushEntry
 from notifier.core.model import Verdict
 from notifier.edge.memory_state import ItemError
-from notifier.ports import FRESH, Look, PushesSettled, Settlement, Unavailable
+from notifier.ports import FRESH, Look, PushesSettled, Seen, Settlement, Unavailable
 from notifier.sending import BATCH, OTHERS_FIRST, Sender
 from tests.contract.phones import OK, FakeProvider, phone
 from tests.test_pipeline import now
@@ -221,8 +221,8 @@ def slow(house: House, sender: Sender, seconds: float, per_entry: float = 0.0) -
     """Looking takes so long; how many were looked at."""
     look, looked = sender.log.look, list[int]()
 
-    async def late(entries: Sequence[PushEntry]) -> Look:
-        found = await look(entries)
+    async def late(entries: Sequence[PushEntry], seen: Seen | None = None) -> Look:
+        found = await look(entries, seen)
         looked.append(len(entries))
         house.pass_(seconds + per_entry * len(entries))
         return found

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 
 from notifier.core.lanes import PushEntry
 from notifier.core.model import Outcome
-from notifier.ports import Look, PushesRead
+from notifier.ports import Look, PushesRead, Seen
 from tests.contract.phones import FCM, OK, FakeProvider, phone
 from tests.test_pipeline import now
 from tests.test_sender import WRONG_KEY, House, U, V, turn
@@ -28,9 +28,9 @@ class Slow:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._log, name)
 
-    async def look(self, entries: Sequence[PushEntry]) -> Look:
+    async def look(self, entries: Sequence[PushEntry], seen: Seen | None = None) -> Look:
         self._pause()
-        found: Look = await self._log.look(entries)
+        found: Look = await self._log.look(entries, seen)
         return found
 
 

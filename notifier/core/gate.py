@@ -102,6 +102,12 @@ class Gate:
         """How many environments the guards let nothing through for."""
         return sum(way.guard.state(steady) == "suspended" for way in self.ways.values())
 
+    def healthy(self, steady: float) -> bool:
+        """Whether all that comes may be sent at once: no breaker is open or tries, no guard holds anything."""
+        return not self.suspended(steady) and all(
+            way.breaker.state(steady) == "closed" for way in self.ways.values()
+        )
+
     def room(self, steady: float, most: int) -> Room:
         """How many entries to read: none while nothing may be sent, few to try with, else `most`.
 

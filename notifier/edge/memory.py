@@ -2,7 +2,7 @@
 One MemoryServer stands for one Redis; nothing here waits, and a test moves its clock."""
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -26,7 +26,8 @@ from notifier.core.inbox import (
     parse,
 )
 from notifier.core.lanes import PushEntry, lanes_of
-from notifier.edge.memory_state import Box, Dead, ItemError, Lasting, MemoryServer, stream_id
+from notifier.edge.memory_given import Giving
+from notifier.edge.memory_state import Box, Dead, ItemError, Lasting, MemoryServer, line_of, stream_id
 from notifier.edge.store import CLAIM_PAGE, MARK_PAGE, REVOKED_SECONDS, Rules
 from notifier.ports import Claimed, Depth, Handed, LeaseLost, Letter, Routed
 
@@ -89,6 +90,10 @@ class Writer:
 class Moves(Writer):
     """The pairs of one batch."""
 
+    def __init__(self, server: MemoryServer, rules: Rules, caller: str, giving: Giving) -> None:
+        super().__init__(server, rules, caller)
+        self.giving = giving
+
     def apply(self, item: list[Any]) -> bool:
         """One pair; False when it was applied before. The mark comes last: a pair that fails is done again."""
         move, _, user, marks, number, group, actor, event, accepted, last, push = item
@@ -121,7 +126,7 @@ class Moves(Writer):
         if push == 0 or (push < 0 and self.server.listeners(shard, user)):
             return
         for lane in lanes_of((self.server.devices.get(user) or {}).values()).split():
-            self.server.push(keys.pushes(keys.tag(shard), lane), PushEntry("", user, nid, abs(push)))
+            self.giving.push(lane, PushEntry("", user, nid, abs(push)))
 
     def withdraw(self, user: str, group: str, time: int, event: str, accepted: int) -> None:
         """Takes back all rows of the relation that are not later."""
@@ -137,15 +142,17 @@ class Moves(Writer):
 class MemoryLog:
     """A stream of events under a lease (ports.EventLog).
 
-    wait(stream, seconds) passes the time; MemoryServer.watch tells it of an append.
+    wait(stream, seconds) passes the time; MemoryServer.watch tells it of an append. `consumer`: by whose name senders
+    of this process read.
     """
 
     def __init__(
         self, server: MemoryServer, rules: Rules, stream: str, tagged: str, incarnation: str,
-        wait: Callable[[str, float], Awaitable[None]],
+        wait: Callable[[str, float], Awaitable[None]], consumer: Callable[[], str] | None = None,
     ) -> None:  # fmt: skip
         self.server, self.rules, self.stream = server, rules, server.stream(stream)
         self.name, self.tagged, self.incarnation = stream, tagged, incarnation
+        self.consumer = consumer or (lambda: incarnation)
         self._wait = wait
 
     def _keep(self) -> None:
@@ -188,14 +195,15 @@ class MemoryLog:
                 self.stream.strand(self.server.now)
             return Claimed(*self.stream.claim(self.server.now, idle_ms, CLAIM_PAGE, after))
 
-    async def handover(self, batch: Batch, want: int) -> Handed:
+    async def handover(self, batch: Batch, want: int, rooms: Mapping[str, int] = {}) -> Handed:
         """Apply a batch, acknowledge what it completes, read more."""
         entries, unfinished, flat = _decode(batch.payload)
         items = [flat[at : at + WIDTH] for at in range(0, len(flat), WIDTH)]
         with self.server.step():
             self._fence()
             self._keep()
-            moves = Moves(self.server, self.rules, self.incarnation)
+            giving = Giving(self.server, self.tagged, rooms, self.consumer())
+            moves = Moves(self.server, self.rules, self.incarnation, giving)
             failures: list[tuple[int, str]] = []
             held: set[str] = set()
             duplicates = 0
@@ -211,11 +219,12 @@ class MemoryLog:
                     held.add(item[2])
                     failures.append((at, str(error)))
             moves.publish()
+            given = giving.given()
             left = {*unfinished, *(items[at - 1][1] for at, _ in failures)}
             for at, entry in enumerate(entries, 1):
                 if at not in left:
                     self.stream.acknowledge(entry)
-            return Handed(tuple(failures), self.stream.read(self.server.now, want), duplicates)
+            return Handed(tuple(failures), self.stream.read(self.server.now, want), duplicates, given)
 
     def _bury(self, entry: str, item: list[Any], raws: Sequence[bytes]) -> None:
         _, _, user, mark_key, mark, reason, detail, source, raw, _, _ = item
@@ -490,12 +499,6 @@ class MemoryBus:
     def void(self, user: str) -> None:
         if self.heard:
             self._on_revoked(user)
-
-
-def line_of(record: Record) -> str:
-    """A record as it is stored and sent (core/inbox.py)."""
-    read = "1" if record.read else "0"
-    return f"1{record.kind}{read} {record.time} {record.group} {record.id} {record.body}"
 
 
 def _later(time: int, event: str, than_time: int, than_event: str) -> bool:

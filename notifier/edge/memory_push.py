@@ -1,18 +1,17 @@
 """The ports of phones in memory: the rules of lua/{look,settle,wake,device}.lua once more, in plain Python."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from twisted.internet.defer import Deferred
 
 from notifier import ports
 from notifier.core import keys
 from notifier.core.devices import surplus
-from notifier.core.inbox import NOTIFICATION
-from notifier.core.lanes import ALL, Lane, PushEntry, Row, buried
+from notifier.core.lanes import ALL, Lane, PushEntry, buried
 from notifier.core.model import Device, Verdict
 from notifier.edge.device_store import FOREVER, Claim, DeviceMoves, Listed
-from notifier.edge.memory import line_of
-from notifier.edge.memory_state import Box, Dead, DeadToken, ItemError, MemoryServer, Waiting, stream_id
+from notifier.edge.memory_given import lane_of, look_behind, ordered, row_of
+from notifier.edge.memory_state import Dead, DeadToken, ItemError, MemoryServer, Waiting, stream_id
 from notifier.edge.push_store import ABANDONED, KEEP_SLACK, TIDY_PAGE, WAKE_PAGE
 from notifier.edge.store import Rules
 
@@ -101,7 +100,7 @@ class MemoryDevices(DeviceMoves):
     async def of(self, user: str) -> tuple[Device, ...]:
         """A person's devices, those registered longest ago first."""
         with self.server.step():
-            return _ordered((self.server.devices.get(user) or {}).values())
+            return ordered((self.server.devices.get(user) or {}).values())
 
     async def page(self, after: str = "") -> ports.DevicePage:
         """All devices, a page at a time."""
@@ -169,28 +168,23 @@ class MemoryPushes:
                     kept.add(entry)
         return frozenset(kept)
 
-    async def look(self, entries: Sequence[PushEntry]) -> ports.Look:
-        """What stands behind entries; in order, all of them."""
+    async def look(self, entries: Sequence[PushEntry], seen: ports.Seen | None = None) -> ports.Look:
+        """What stands behind entries; in order, all of them. `seen`: what is known of some."""
         with self.server.step():
-            return ports.Look(self.server.now, self.server.run, tuple(map(self._look, entries)))
+            if seen is None:
+                seen = ports.Seen(self.server.now, self.server.run, {})
+            found = (
+                seen.found.get(one.id) or look_behind(self.server, str(self.lane), one) for one in entries
+            )
+            return ports.Look(seen.now, seen.run, tuple(map(self._whose, found)))
 
-    def _look(self, entry: PushEntry) -> ports.Looked:
-        try:
-            self.server.hazard("look", entry.user, entry.notification)
-            row = row_of(self.server.box(entry.user), entry.notification)
-            if row.standing == "row":
-                self.server.hazard("devices", entry.user, entry.notification)
-        except ItemError as error:
-            return ports.Looked(entry, Row("broken", record=str(error)))
-        if row.standing != "row":
-            return ports.Looked(entry, row)
-        found = _ordered((self.server.devices.get(entry.user) or {}).values())
-        meant = [one for one in found if lane_of(one) == self.lane and entry.device in ("", one.id)]
-        whose = [(one, self.server.owners.get(one.id, ("", 0, ""))[0]) for one in meant]
+    def _whose(self, listed: ports.Looked) -> ports.Looked:
+        entry = listed.entry
+        whose = [(one, self.server.owners.get(one.id, ("", 0, ""))[0]) for one in listed.devices]
         own = tuple(one for one, owner in whose if owner == entry.user and one.token)
         newer = tuple(one for one, owner in whose if owner == entry.user and not one.token)
         strangers = tuple(one for one, owner in whose if owner not in (entry.user, ""))
-        return ports.Looked(entry, row, own, strangers, newer)
+        return ports.Looked(entry, listed.row, own, strangers, newer)
 
     async def settle(self, settlements: Sequence[ports.Settlement]) -> ports.PushesSettled:
         """Write down what became of entries and acknowledge them."""
@@ -364,27 +358,6 @@ class MemoryDue:
         return [why[0]]
 
 
-def lane_of(device: Device) -> Lane:
-    return Lane(device.app, device.provider)
-
-
-def row_of(box: Box | None, nid: str) -> Row:
-    """What a push finds of a notification in somebody's inbox."""
-    if box is None:
-        return Row("forgotten")
-    seq = box.places.get(nid, 0)
-    record = box.records.get(seq)
-    if record is None:
-        return Row("trimmed")
-    if record.kind != NOTIFICATION:
-        return Row("retracted", seq)
-    if record.read:
-        return Row("read", seq)
-    if seq <= box.seen:
-        return Row("seen", seq)
-    return Row("row", seq, f"{box.birth}.{box.run}", line_of(record), box.unread)
-
-
 def take_off(server: MemoryServer, user: str, device: str, before: int) -> Device | None:
     """A device off a person's list, if it was registered before (ms)."""
     found = dict(server.devices.get(user) or {})
@@ -399,10 +372,6 @@ def take_off(server: MemoryServer, user: str, device: str, before: int) -> Devic
 def release(server: MemoryServer, user: str, one: Listed) -> None:
     if server.owners.get(one.device, ("", 0, ""))[:2] == (user, one.registered):
         server.owners.cut(one.device)
-
-
-def _ordered(devices: Iterable[Device]) -> tuple[Device, ...]:
-    return tuple(sorted(devices, key=lambda one: (one.registered, one.id)))
 
 
 __all__ = ["MemoryDevices", "MemoryDue", "MemoryPushes"]

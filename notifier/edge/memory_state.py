@@ -390,6 +390,12 @@ class MemoryServer:
         return living
 
 
+def line_of(record: Record) -> str:
+    """A record as it is stored and sent (core/inbox.py)."""
+    read = "1" if record.read else "0"
+    return f"1{record.kind}{read} {record.time} {record.group} {record.id} {record.body}"
+
+
 def stream_id(text: str) -> Id:
     """A stream id as Redis orders it."""
     ms, _, number = text.partition("-")

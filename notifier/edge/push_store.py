@@ -17,12 +17,14 @@ from notifier.edge.redis import Connection, ReplyError
 from notifier.edge.store import Rules, Scripts, depth_of, first_fault
 from notifier.ports import (
     Depth,
+    Given,
     GroupLost,
     Judged,
     Look,
     Looked,
     PushesRead,
     PushesSettled,
+    Seen,
     Settlement,
     Tidied,
     Unavailable,
@@ -107,8 +109,23 @@ class RedisPushes:
                 raise GroupLost from None
             raise
 
-    async def look(self, entries: Sequence[PushEntry]) -> Look:
-        """What stands behind entries; in order, all of them."""
+    async def look(self, entries: Sequence[PushEntry], seen: Seen | None = None) -> Look:
+        """What stands behind entries; in order, all of them. `seen`: what is known of some."""
+        if seen is None:
+            now, run, found = await self._look(entries)
+        else:
+            now, run = seen.now, seen.run
+            unseen = [one for one in entries if one.id not in seen.found]
+            late = iter((await self._look(unseen))[2] if unseen else ())
+            found = [seen.found.get(one.id) or next(late) for one in entries]
+        ids = list(
+            {one.id for x in found for one in x.devices}.union(*(x.damaged for x in found if x.damaged))
+        )
+        owners = dict(zip(ids, await self.steps.owners(ids), strict=True))
+        return Look(now, run, tuple(_whose(one, owners) for one in found))
+
+    async def _look(self, entries: Sequence[PushEntry]) -> tuple[int, str, list[Looked]]:
+        """Without asking whose the devices are."""
         found: list[Looked] = []
         now, run = 0, b""
         while not found or len(found) < len(entries):
@@ -120,11 +137,7 @@ class RedisPushes:
             run = run or ran  # the oldest one counts: what was read under it may be gone
             answers = [flat[at : at + 4] for at in range(0, len(flat), 4)]
             found += [_looked(one, answer, people) for one, answer in zip(part, answers, strict=False)]
-        ids = list(
-            {one.id for x in found for one in x.devices}.union(*(x.damaged for x in found if x.damaged))
-        )
-        owners = dict(zip(ids, await self.steps.owners(ids), strict=True))
-        return Look(now, run.decode(), tuple(_whose(one, owners) for one in found))
+        return now, run.decode(), found
 
     async def settle(self, settlements: Sequence[Settlement]) -> PushesSettled:
         """Write down what became of entries and acknowledge them."""
@@ -296,6 +309,28 @@ def _whose(listed: Looked, owners: Mapping[str, str]) -> Looked:
     newer = tuple(one for one in own if not one.token)
     lost = tuple(one for one in listed.damaged if owners[one] == entry.user)
     return Looked(entry, listed.row, tuple(readable(own)), strangers, newer, lost)
+
+
+def read_given(raw: Sequence[Any]) -> dict[str, Given | None]:
+    """What handover.lua has read for senders of this process, by lane."""
+    if not raw:
+        return {}
+    now, run, *lanes = raw
+    return {
+        lane.decode(): None if told is None else _given(now, run.decode(), *told)
+        for lane, told in zip(lanes[::2], lanes[1::2], strict=True)
+    }
+
+
+def _given(now: int, run: str, entries: Sequence[Any], looks: Sequence[Any], people: Any, more: int) -> Given:
+    read = _pushes(entries, (), "")
+    known = {one.id: one for one in read.entries}
+    found = {}
+    for at, number, seq, record in zip(looks[::4], looks[1::4], looks[2::4], looks[3::4], strict=True):
+        entry = known.get(entries[at - 1][0].decode())
+        if entry is not None:
+            found[entry.id] = _looked(entry, (b"row", seq, record, number), people)
+    return Given(read, Seen(now, run, found), bool(more))
 
 
 def _parts(settlements: Sequence[Settlement]) -> list[list[Settlement]]:

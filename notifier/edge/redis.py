@@ -99,7 +99,7 @@ class Script(Struct, frozen=True, gc=False):
 
 # What stands in front of a script. Each part costs every call of the script a few microseconds.
 PARTS: Final = {
-    "handover": ("inbox", "records", "bells", "reading"),
+    "handover": ("inbox", "records", "bells", "reading", "devices"),
     "read": ("reading",),
     "join": ("inbox", "records"),
     "mark": ("inbox", "records", "bells"),

@@ -1,6 +1,6 @@
 """The ports over Redis: one script per move, all keys of a call in one slot (docs/architecture.md, "State")."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -139,20 +139,23 @@ class RedisLog:
             "" if following == "0-0" else following,
         )
 
-    def handover(self, batch: Batch, want: int) -> Awaitable[Handed]:
+    def handover(self, batch: Batch, want: int, rooms: Mapping[str, int] = {}) -> Awaitable[Handed]:
         """Apply a batch, acknowledge what it completes, read more. The call is on its way when this returns."""
-        return Deferred.fromCoroutine(self._handover(batch, want) if batch else self._read(want))
+        return Deferred.fromCoroutine(self._handover(batch, want, rooms) if batch else self._read(want))
 
-    async def _handover(self, batch: Batch, want: int) -> Handed:
+    async def _handover(self, batch: Batch, want: int, rooms: Mapping[str, int]) -> Handed:
+        from notifier.edge import push_store  # late: it is built on this module
+
         rules = self.rules
+        room = _encode((push_store.LOOK_BYTES, push_store.LOOK_WORK, rooms)) if rooms else b""
         args = (
             self.tagged, self.incarnation, rules.lease, keys.GROUP, self.consumer(), rules.publish,
             rules.retention, rules.cap, rules.window + 3_600_000, rules.letters, rules.letters_age, rules.window,
-            want, batch.payload, *batch.raws,
+            want, batch.payload, room, *batch.raws,
         )  # fmt: skip
         try:
             answer = await self.calls.run(self.scripts.handover, self._keys, args)
-            status, failures, fresh, duplicates, bells = answer
+            status, failures, fresh, duplicates, bells, given = answer
             if bells:
                 self.ears.hear(bells)
         except Exception:  # whatever it is: nobody will say again what was written down
@@ -163,6 +166,7 @@ class RedisLog:
             tuple((at, error.decode("utf-8", "replace")) for at, error in failures),
             self._entries(fresh),
             duplicates,
+            push_store.read_given(given),
         )
 
     async def _read(self, want: int) -> Handed:

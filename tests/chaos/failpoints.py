@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Final, NoReturn
 
@@ -116,11 +116,11 @@ class MortalLog(RedisLog):
             Fate.pass_by("claim")
         return claimed
 
-    def handover(self, batch: Batch, want: int) -> Awaitable[Handed]:
+    def handover(self, batch: Batch, want: int, rooms: Mapping[str, int] = {}) -> Awaitable[Handed]:
         if len(batch):
             Fate.pass_by("packed")
         torn = bool(len(batch)) and batch.pairs[-1].entry.unsent > 0
-        handed = super().handover(batch, want)
+        handed = super().handover(batch, want, rooms)
         if len(batch) and Fate.strikes("handover"):
             die_when_run("handover", self.calls)
         return Deferred.fromCoroutine(self._handed(torn, handed))

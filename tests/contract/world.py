@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
 from zlib import crc32
@@ -37,7 +37,7 @@ from notifier.edge.redis import Address, Connection, ReplyError, Subscription
 from notifier.edge.store import RedisInbox, RedisLog, RedisShards, Rules, Scripts
 from notifier.metrics import Metrics
 from notifier.pipeline import Fanout
-from notifier.ports import Bus, Devices, DueLog, EventLog, Inbox, PushLog, Shards, Unburied
+from notifier.ports import Bus, Devices, DueLog, EventLog, Inbox, Outlet, PushLog, Shards, Unburied
 from tests.stored import State
 
 TAG = keys.tag(0)
@@ -163,7 +163,10 @@ class MemoryWorld(World):
             raise ItemError(f"the devices of {user} are spoiled")
 
     def log(self, incarnation: str = "one", stream: str = "", tagged: str = TAG) -> EventLog:
-        return MemoryLog(self.server, self.rules, stream or self.stream, tagged, incarnation, self._wait)
+        return MemoryLog(
+            self.server, self.rules, stream or self.stream, tagged, incarnation, self._wait,
+            lambda: f"slot-{incarnation}",
+        )  # fmt: skip
 
     async def _wait(self, stream: str, seconds: float) -> None:
         woken: Deferred[None] = Deferred()
@@ -562,8 +565,9 @@ class Reader:
     """A process that reads the shard, as the pipeline drives it."""
 
     def __init__(
-        self, world: World, incarnation: str = "one", most: int = 100, tries: int = 3, shard: int = 0
-    ) -> None:
+        self, world: World, incarnation: str = "one", most: int = 100, tries: int = 3, shard: int = 0,
+        outlets: Mapping[str, Outlet] | None = None,
+    ) -> None:  # fmt: skip
         self.world, self.reports = world, list[str]()
         self.stream = keys.events(shard, world.rules.shards)
         self.log = world.log(incarnation, self.stream, keys.tag(shard))
@@ -576,6 +580,7 @@ class Reader:
             time.monotonic,
             self.reports.append,
             15.0,
+            outlets,
         )
 
     async def run(self) -> None:

@@ -7,24 +7,27 @@ that has just begun as well.
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Final
 
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 
-from notifier import phones, sending
+from notifier import phones, sending, service
+from notifier.core.backlog import Batch
 from notifier.core.lanes import PushEntry
 from notifier.core.model import Outcome
 from notifier.core.rate import RateRule
 from notifier.edge.apns import Apns
 from notifier.edge.fcm import Fcm
 from notifier.edge.push_store import RedisDue, RedisPushes
-from notifier.ports import Look, PushesRead, PushesSettled, PushRequest, Settlement, Woken
+from notifier.edge.store import RedisLog
+from notifier.ports import Handed, Look, PushesRead, PushesSettled, PushRequest, Seen, Settlement, Woken
 from tests.chaos.failpoints import Fate, Mortal, die, die_when_run, main
 
 POINTS: Final = {
-    "given": "entries of a lane were read, nothing was done with them",
+    "handed": "a handover has read entries of lanes for their senders, its reply was not read",
+    "given": "entries of a lane were read or given, nothing was done with them",
     "history": "what a dead process of this name had been given was read once more",
     "claimed": "what another process had been given was taken over",
     "looked": "what stands behind a batch was read, nothing was sent",
@@ -60,8 +63,8 @@ class MortalPushes(RedisPushes):
             Fate.pass_by("claimed")
         return read
 
-    async def look(self, entries: Sequence[PushEntry]) -> Look:
-        look = await super().look(entries)
+    async def look(self, entries: Sequence[PushEntry], seen: Seen | None = None) -> Look:
+        look = await super().look(entries, seen)
         Fate.pass_by("looked")
         return look
 
@@ -72,6 +75,22 @@ class MortalPushes(RedisPushes):
         settled = await waiting
         Fate.pass_by("settled")
         return settled
+
+
+class MortalLog(RedisLog):
+    """Handover, whose answer brings entries of lanes that a process may not live to send."""
+
+    def handover(self, batch: Batch, want: int, rooms: Mapping[str, int] = {}) -> Awaitable[Handed]:
+        handed = super().handover(batch, want, rooms)
+        if rooms and Fate.strikes("handed"):
+            die_when_run("handed", self.calls)
+        return Deferred.fromCoroutine(self._given(handed))
+
+    async def _given(self, waiting: Awaitable[Handed]) -> Handed:
+        handed = await waiting
+        if any(given is not None and given.read.entries for given in handed.given.values()):
+            Fate.pass_by("given")
+        return handed
 
 
 class MortalDue(RedisDue):
@@ -114,6 +133,7 @@ class MortalFcm(Fcm):
 
 
 MORTALS: Final[Sequence[Mortal]] = (
+    (service, "RedisLog", MortalLog),
     (phones, "RedisPushes", MortalPushes),
     (phones, "RedisDue", MortalDue),
     (phones, "Apns", MortalApns),

@@ -1,29 +1,35 @@
 -- handover: one batch of (event, person) pairs into inboxes, then the acks, then the next entries of the stream.
 -- KEYS: lease, stream. ARGV: tag, incarnation, lease ms, group, consumer, publish command, retention ms, cap,
--- register ms, dead letters kept per reason, dead letters kept ms, window ms, entries wanted, batch (msgpack).
+-- register ms, dead letters kept per reason, dead letters kept ms, window ms, entries wanted, batch (msgpack), room
+-- (msgpack, "" = none): what the senders of the calling process take now, {bytes, work, {lane -> entries}}, as in look.lua.
 -- batch: {stream ids, which of them are not complete with this batch, items}. Items stand one behind the other without
 -- tables of their own, each WIDTH values (mark "": none, for a canary):
 --          1, entry, user, mark key, mark, group, actor, id, accepted, record, push: a row; push: 0 = no phone is
 --          asked, the deadline (ms) = phones are, the same below 0 = only those of who has no socket now
 --          2, entry, user, mark key, mark, group, actor, id, accepted, time, 0: a retraction
 --          3, entry, user, mark key, mark, reason, detail, source, at, "", 0: to the dead letters; the raw bytes are
---          argument 14 + at; with a user and a mark when only that pair could not be applied
--- Returns {status, {{item, error}...}, entries, repeats, bells}: status ok | lease | group; error "held" = waits for an
--- earlier one; bells: those for the caller itself, as a message has them, "" = none.
-if call('GET', KEYS[1]) ~= ARGV[2] then return {'lease', {}, {}, 0, ''} end
+--          argument 15 + at; with a user and a mark when only that pair could not be applied
+-- Returns {status, {{item, error}...}, entries, repeats, bells, given}: status ok | lease | group; error "held" = waits for
+-- an earlier one; bells: those for the caller itself, as a message has them, "" = none; given, empty without room: now, run,
+-- then for each lane with room that got something its name and {entries, looks, people, is there more}, or false where it was
+-- perhaps read and cannot be told. looks: of the entries that this call appended and whose row still stands at its end, each
+-- four values: which entry, its person, seq, record. A person is {birth, run, unread, {device id, line, ...}}.
+if call('GET', KEYS[1]) ~= ARGV[2] then return {'lease', {}, {}, 0, '', {}} end
 
 local ADD, RETRACT, BURY, WIDTH = 1, 2, 3, 11
 local batch = cmsgpack.unpack(ARGV[14])
 local ids, unfinished, items = batch[1], batch[2], batch[3]
+local bytes, work, rooms
+if ARGV[15] ~= '' then bytes, work, rooms = unpack(cmsgpack.unpack(ARGV[15])) end
 local retention, cap, register_life = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
 local LAST = {[ADD] = 'string', [RETRACT] = 'number', [BURY] = 'string'}
 -- Everything is checked before the first write: Lua is not rolled back.
 assert(retention and cap and tonumber(register_life) and tonumber(ARGV[13]), 'handover: bad settings')
-assert(#items % WIDTH == 0, 'handover: bad batch')
+assert(#items % WIDTH == 0 and (ARGV[15] == '' or type(rooms) == 'table'), 'handover: bad batch')
 for at = 1, #items, WIDTH do
   local move = items[at]
   if not ids[items[at + 1]] or type(items[at + 8]) ~= 'number' or type(items[at + 9]) ~= LAST[move]
-     or type(items[at + 10]) ~= 'number' or (move == BURY and not ARGV[14 + items[at + 8]]) then
+     or type(items[at + 10]) ~= 'number' or (move == BURY and not ARGV[15 + items[at + 8]]) then
     error('handover: bad item ' .. (at - 1) / WIDTH + 1)
   end
 end
@@ -66,19 +72,45 @@ local function register(user, group, actor)
   return tonumber(time), id
 end
 
--- A push to make on each lane of the person's devices, which keep `lanes` up to date (device.lua, settle.lua).
+-- What is known at the end of those whose pushes are given away: the inbox as it was saved last, seqs that are not the
+-- newest of their notification any more, devices; and by lane and entry what was appended. Only kept where there is room.
+local boxes, superseded, listed, made = {}, {}, {}, {}
+local function supersede(user, seq)
+  if not superseded[user] then superseded[user] = {} end
+  superseded[user][seq] = true
+end
+
+-- The lanes of a person's devices, which `lanes` is kept up to date with (device.lua, settle.lua).
+local function find_lanes(user)
+  local key = 'dev:' .. tag .. ':' .. user
+  if not rooms or work < 0 then return call('HGET', key, 'lanes') end
+  local flat = call('HGETALL', key)
+  work = work - #flat / 2
+  listed[user] = flat
+  for at = 1, #flat, 2 do
+    if flat[at] == 'lanes' then return flat[at + 1] end
+  end
+  return false
+end
+
+-- A push to make on each lane of the person's devices. rung: by lane the last entry, which nobody has been given yet.
 local lanes_of, rung = {}, {}
-local function push(user, id, deadline)
+local function push(box, id, line, deadline)
+  local user = box.user
   local lanes = lanes_of[user]
   if lanes == nil then
-    lanes = call('HGET', 'dev:' .. tag .. ':' .. user, 'lanes')
+    lanes = find_lanes(user)
     lanes_of[user] = lanes
   end
   if not lanes then return end
   local text = '1 ' .. user .. ' ' .. id .. ' ' .. int(deadline) .. ' - 0 0 0'
   for lane in string.gmatch(lanes, '%S+') do
-    call('XADD', 'push:' .. tag .. ':' .. lane, '*', 'push', text)
-    rung[lane] = true
+    local entry = call('XADD', 'push:' .. tag .. ':' .. lane, '*', 'push', text)
+    rung[lane] = entry
+    if rooms and rooms[lane] and listed[user] then
+      if not made[lane] then made[lane] = {} end
+      made[lane][entry] = {user, box.seq, line}
+    end
   end
 end
 
@@ -87,15 +119,17 @@ local function add_row(caller, user, group, actor, id, accepted, line, deadline)
   if off_time and not later(parts(line), id, off_time, off_id) then return end  -- was taken back, before it came
   local index = 'n:' .. id
   local box, old = open_inbox(user, index)
+  if rooms and old then supersede(user, tonumber(old)) end
   write(box, index, old, line)
   if box.live > cap then trim_rows(box, cap) end
   save_inbox(box, retention)
+  if rooms then boxes[user] = box end
   local here = present(user)
   ring(here, box, accepted, line, caller)
   if deadline > 0 then
-    push(user, id, deadline)
+    push(box, id, line, deadline)
   elseif deadline < 0 and #here == 0 then
-    push(user, id, -deadline)
+    push(box, id, line, -deadline)
   end
 end
 
@@ -133,12 +167,14 @@ local function retract(caller, user, group, actor, id, accepted, time)
     arrive(box)
     local here = present(user)
     for _, row in ipairs(rows) do
+      if rooms then supersede(user, row[1]) end
       local line = line_of('t', '0', row[2], group, row[3], '')
       write(box, 'n:' .. row[3], row[1], line)
       trim_tombs(box, cap)
       save_inbox(box, retention)
       ring(here, box, accepted, line, caller)
     end
+    if rooms then boxes[user] = box end
   end
   call('HSET', group_key(user, group), actor, int(time) .. ' ' .. id .. ' 0')
   call('PEXPIRE', group_key(user, group), register_life)
@@ -147,7 +183,7 @@ end
 local function bury(entry, user, reason, detail, source, raw)
   local key = 'dead:' .. tag .. ':' .. reason
   call('XADD', key, 'MAXLEN', '~', ARGV[10], '*', 'v', '1', 'reason', reason, 'detail', detail, 'source', source,
-       'entry', ids[entry], 'to', user, 'raw', ARGV[14 + raw])
+       'entry', ids[entry], 'to', user, 'raw', ARGV[15 + raw])
   call('XTRIM', key, 'MINID', '~', int(now - tonumber(ARGV[11])))
 end
 
@@ -183,6 +219,66 @@ for at = 1, #items, WIDTH do
   end
 end
 publish(ARGV[6])
+
+-- The devices that a person has on a lane. What is damaged may have been on this one: it is told.
+local function devices_on(lane, user)
+  local flat, mine = listed[user], {}
+  for at = 1, #flat, 2 do
+    local id, line = flat[at], flat[at + 1]
+    local on = id ~= 'lanes' and (device_of(line) or lane)
+    if on == lane then
+      mine[#mine + 1] = id
+      mine[#mine + 1] = line
+      bytes = bytes - #line
+    end
+  end
+  return mine
+end
+
+-- Where a row that was pushed stands in its inbox now, after all else that this batch has done there; nil if it does not
+-- stand, or if that is not known: an item of its person has failed. Then the sender looks itself.
+local function still_in(user, seq)
+  local box, over = boxes[user], superseded[user]
+  if not held[user] and seq > box.floor and seq > box.seen and not (over and over[seq]) then return box end
+end
+
+-- The next entries of a lane, for the sender of this process. All are read here and now: what this call has appended last
+-- is the last, and where it is among them nobody need be rung.
+local function give(lane)
+  local stream = 'push:' .. tag .. ':' .. lane
+  local read = call('XREADGROUP', 'GROUP', ARGV[4], ARGV[5], 'COUNT', int(rooms[lane]), 'STREAMS', stream, '>')
+  local entries, mine, looks, people, number_of = read and read[1][2] or {}, made[lane] or {}, {}, {}, {}
+  for at, entry in ipairs(entries) do
+    local own = mine[entry[1]]
+    local box = own and bytes > 0 and still_in(own[1], own[2])
+    if box then
+      local number = number_of[own[1]]
+      if not number then
+        number = #people + 1
+        number_of[own[1]] = number
+        people[number] = {int(box.birth), box.run, box.unread, devices_on(lane, own[1])}
+      end
+      bytes = bytes - #own[3]
+      local last = #looks
+      looks[last + 1], looks[last + 2], looks[last + 3], looks[last + 4] = at, number, own[2], own[3]
+    end
+  end
+  local all = #entries > 0 and entries[#entries][1] == rung[lane]
+  if all then rung[lane] = nil end
+  return {entries, looks, people, all and 0 or 1}
+end
+
+local given = {}
+if rooms then
+  given = {now, run}
+  for lane in pairs(rung) do
+    if rooms[lane] then
+      local ok, result = pcall(give, lane)  -- the lane may have lost its group: its sender will find out
+      given[#given + 1] = lane
+      given[#given + 1] = ok and result
+    end
+  end
+end
 if next(rung) then
   local lanes = {}
   for lane in pairs(rung) do lanes[#lanes + 1] = lane end
@@ -198,4 +294,4 @@ end
 if #gone > 0 then call('XDEL', KEYS[2], unpack(gone)) end
 
 local status, fresh = next_entries(KEYS[2], ARGV[4], ARGV[5], ARGV[13])
-return {status, failures, fresh, duplicates, told[1] and cmsgpack.pack(told) or ''}
+return {status, failures, fresh, duplicates, told[1] and cmsgpack.pack(told) or '', given}
