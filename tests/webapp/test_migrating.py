@@ -5,14 +5,18 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from io import StringIO
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connections
+from django.db.migrations.executor import MigrationExecutor
 
+from tests.daemon import wait_until
 from tests.webapp.stack import Stack
 from webapp.models import Person
 from webapp.shards import ShardError, all_shards, schema, shard
@@ -131,6 +135,71 @@ def test_the_locks_are_given_back(empty: Stack) -> None:
     with shard(1), connections["node0"].cursor() as cursor:
         cursor.execute("SHOW statement_timeout")
         assert cursor.fetchone() == ("30s",)
+
+
+@pytest.fixture
+def migrating(empty: Stack) -> Iterator[Callable[[], None]]:
+    """Begins the last migration of shard 3, whose tables are as the one before left them, until it waits for a table.
+
+    It must succeed, once the test is over.
+    """
+    migrate_all()
+    with shard(3):
+        MigrationExecutor(connections["node0"]).migrate([("webapp", "0003_answered")])
+    failures: list[BaseException] = []
+
+    def migrate() -> None:
+        try:
+            migrate_shard(3)
+        except BaseException as failure:
+            failures.append(failure)
+        finally:
+            connections.close_all()
+
+    def begin() -> None:
+        thread.start()
+        waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'relation'"
+        wait_until(lambda: execute(empty, OTHER, waiting) != [], 60.0)
+
+    thread = threading.Thread(target=migrate)
+    yield begin
+    thread.join(60.0)
+    assert not thread.is_alive()
+    assert failures == []
+    assert migrate_shard(3) == 0
+
+
+LIKE = "INSERT INTO photo_like (photo_id, person_id) SELECT id, 1 FROM photo WHERE id = 1"
+EVENT = "INSERT INTO outbox (id, lane, kind, payload, created) VALUES (%s, 0, 'event', '{}', now())"
+
+
+def test_a_request_and_a_migration_never_fail_for_each_other(
+    empty: Stack, migrating: Callable[[], None]
+) -> None:
+    """A request locks the outbox last, the migration locked it first."""
+    with closing(empty.primary.connect(OTHER)) as link, link.cursor() as cursor:
+        cursor.execute("SET search_path TO s0003")
+        cursor.execute(LIKE)
+        migrating()
+        cursor.execute("UPDATE photo SET likes = likes + 1 WHERE id = 1")
+        cursor.execute(EVENT, [1])
+        link.commit()
+
+
+def test_a_migration_that_waits_for_a_dump_keeps_nobody_waiting(
+    empty: Stack, migrating: Callable[[], None]
+) -> None:
+    with (
+        closing(empty.primary.connect(OTHER)) as dump, dump.cursor() as reads,
+        closing(empty.primary.connect(OTHER)) as link, link.cursor() as cursor,
+    ):  # fmt: skip
+        reads.execute("SELECT count(*) FROM s0003.photo_like")
+        migrating()
+        cursor.execute("SET search_path TO s0003; SET lock_timeout = '60s'")
+        for number in range(1, 4):
+            cursor.execute(LIKE)
+            cursor.execute(EVENT, [number])
+            link.commit()
 
 
 class Terminal(StringIO):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from django.db import connections
+from django.db import OperationalError, connections
 from django.db.migrations.executor import MigrationExecutor
 
 from webapp.shards.access import all_shards
@@ -23,6 +25,16 @@ CREATE TABLE IF NOT EXISTS public.webapp_setup (name text PRIMARY KEY, value tex
 INSERT INTO public.webapp_setup VALUES ('shards', %s) ON CONFLICT DO NOTHING;
 SELECT value FROM public.webapp_setup WHERE name = 'shards'
 """
+PATIENCE: Final = "500ms"
+"""How long a migration waits for a table. Whoever asks for that table meanwhile waits behind it, and so does the site.
+
+It is less than PostgreSQL's deadlock_timeout: where a request and a migration wait for each other, no request fails.
+"""
+PAUSE: Final = 1.0
+"""Seconds for the site to go on, before a migration tries again."""
+
+_BUSY: Final = frozenset({"55P03", "40P01"})  # lock_not_available, deadlock_detected
+_log: Final = logging.getLogger(__name__)
 
 
 def migrate_all(told: Callable[[int, int], object] = lambda shard, applied: None) -> int:
@@ -48,10 +60,26 @@ def migrate_shard(number: int) -> int:
         with on_alias(alias), connections[alias].cursor() as cursor:
             cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {schema(number)}")
         with shard(number):
-            executor = MigrationExecutor(connections[alias])
-            plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
+            return _migrate(alias, number)
+
+
+def _migrate(alias: str, number: int) -> int:
+    """Applies what the current shard lacks, while the site works on; how many migrations that were."""
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SET lock_timeout = %s", [PATIENCE])
+    count = 0
+    while True:
+        executor = MigrationExecutor(connections[alias])
+        plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
+        count = count or len(plan)
+        try:
             executor.migrate(None, plan)
-            return len(plan)
+            return count
+        except OperationalError as failure:
+            if getattr(failure.__cause__, "pgcode", None) not in _BUSY:
+                raise
+            _log.warning("shard %d is in use, its migration is tried again: %s", number, failure)
+        time.sleep(PAUSE)
 
 
 def _check_count(alias: str) -> None:
