@@ -195,6 +195,18 @@ def test_its_time_is_short(tasks: Tasks, photos: Photos) -> None:
     assert turns > 5
 
 
+def test_its_time_is_short_for_many_that_have_a_slice_left_each(tasks: Tasks, photos: Photos) -> None:
+    """All photos of somebody, or those of many: one batch of the lane has hundreds."""
+    rows = [row(photo) for photo in range(1, 101)]
+    result = tasks.clear(rows)
+    assert photos.now < 2 * CLEAR_BUDGET
+    assert (result.done, result.more) == (rows[: len(result.done)], True)
+    while result.more:
+        rows = rows[len(result.done) :]
+        result = tasks.clear(rows)
+    assert result.done == rows
+
+
 def test_what_cannot_be_understood_is_set_aside(tasks: Tasks, photos: Photos) -> None:
     photos.left.update({2: 1})
     rows = [row(1, '{"photo": "x"}'), row(2), row(3, "{")]
