@@ -20,7 +20,7 @@ AT_ONCE: Final = 1000
 FILES_HOURS: Final = 24
 """How long a picture that was replaced can still be fetched, by pages that are open and caches that lead to it."""
 BUDGET: Final = 0.2
-"""Seconds for one step, in which the relay moves no event."""
+"""Seconds for one step on a node, beside the look, in which the relay moves no event."""
 
 _LOOK: Final = (
     "SELECT '{schema}' WHERE EXISTS (SELECT FROM {schema}.answered WHERE id < %(before)s) "
@@ -58,17 +58,17 @@ class Tidying:
         """Looks if it is time to. Raises no outage: what is over can wait."""
         if self._clock() < self._next:
             return
-        until, more = self._clock() + BUDGET, False
+        more = False
         for node in each_node(primary=True):
             try:
-                more = self._tidy(node, until) or more
+                more = self._tidy(node) or more
             except Error as outage:
                 close_old_connections()
                 _log.warning("what is over stays for now on node %d: %s", node.place.number, outage)
         # Much to do is done in many small steps, between which events are moved.
         self._next = self._clock() + (0.0 if more else EVERY)
 
-    def _tidy(self, node: ScatterNode, until: float) -> bool:
+    def _tidy(self, node: ScatterNode) -> bool:
         """One step on a node; whether there is more to do."""
         now, more = self._now(), False
         values = {
@@ -77,7 +77,10 @@ class Tidying:
         }  # fmt: skip
         with node.cursor() as cursor:
             cursor.execute(node.union_all(_LOOK), values)
-            for (name,) in cursor.fetchall():
+            found = cursor.fetchall()
+            # From here on: were the look, over very many shards, longer than that, nothing would ever be deleted.
+            until = self._clock() + BUDGET
+            for (name,) in found:
                 if self._clock() >= until:
                     return True
                 for query in (_OLD, _DUE):

@@ -98,6 +98,22 @@ def test_a_step_ends_with_its_time(tidy: Tidying, clock: Clock) -> None:
     assert left() == {}
 
 
+def test_a_look_that_takes_long_is_followed_by_a_step(
+    tidy: Tidying, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As over a thousand shards, or on a node that is slow: otherwise it would look for ever, and without a pause."""
+    union_all = ScatterNode.union_all
+
+    def slow(node: ScatterNode, query: str) -> str:
+        clock.now += 2 * BUDGET
+        return union_all(node, query)
+
+    monkeypatch.setattr(ScatterNode, "union_all", slow)
+    answered(0, OLD - 1)
+    tidy()
+    assert left() == {}
+
+
 def test_rows_that_another_deletes_are_not_waited_for(db: Stack, tidy: Tidying) -> None:
     answered(0, OLD - 2, OLD - 1)
     with db.primary.connect() as link, link.cursor() as cursor:
