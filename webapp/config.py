@@ -181,7 +181,7 @@ class Site(Struct, frozen=True):
     debug: Annotated[bool, Meta(description="Whether errors show their inside. Never on a machine that others can reach.")] = False
     allowed_hosts: Annotated[tuple[_Host, ...], Meta(description="Values of the Host header that are served.")] = ("127.0.0.1", "localhost", "[::1]")
     trusted_proxies: Annotated[tuple[_Network, ...], Meta(description="Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed.")] = ("127.0.0.0/8", "::1/128")
-    request_seconds: Annotated[float, Meta(ge=1, le=3600, description="Seconds in which the head of a request must arrive under gunicorn's --worker-class webapp.worker.Worker; its content has as long, and a second more for each 100 000 bytes.")] = 10.0
+    request_seconds: Annotated[float, Meta(ge=1, le=3600, description="Seconds in which the head of a request must arrive under gunicorn's --worker-class webapp.worker.Worker; its content may take longer, as long as 10 000 bytes for each of these seconds arrive in them.")] = 10.0
 
 
 class Node(Struct, frozen=True):

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped, unused-ignore]
 
-SLOWEST: Final = 100_000
-"""Bytes a second that the content of a request arrives with at least."""
+SLOWEST: Final = 10_000
+"""Bytes a second that the content of a request arrives with at least: a phone's line may be that slow."""
 
 
 class Worker(ThreadWorker):  # type: ignore[misc, unused-ignore]  # gunicorn has no types
@@ -32,11 +32,26 @@ class Worker(ThreadWorker):  # type: ignore[misc, unused-ignore]  # gunicorn has
             self._arriving.pop(conn, None)
 
     def handle_request(self, req: Any, conn: Any) -> Any:
-        """Its head is here; the content has a time that grows with its length."""
-        length = next((value for name, value in req.headers if name == "CONTENT-LENGTH"), "0")
-        more = int(length) / SLOWEST if length.isdecimal() and len(length) < 19 else 0.0
-        self._arriving[conn] = time.monotonic() + self._seconds + more
+        """Its head is here; each part of the content has a time of its own, so what goes on may take long in all."""
+        self._arriving[conn] = time.monotonic() + self._seconds
+        self._follow(conn)
         return super().handle_request(req, conn)
+
+    def _follow(self, conn: Any) -> None:
+        """Nothing is saved up: who has sent much at once must go on all the same."""
+        unreader, missing = conn.parser.unreader, self._seconds * SLOWEST
+        read = type(unreader).chunk
+
+        def chunk(*hint: Any, **hints: Any) -> bytes:
+            nonlocal missing
+            data: bytes = read(unreader, *hint, **hints)
+            missing -= len(data)
+            if missing <= 0 and conn in self._arriving:
+                missing = self._seconds * SLOWEST
+                self._arriving[conn] = time.monotonic() + self._seconds
+            return data
+
+        unreader.chunk = chunk
 
     def notify(self) -> None:
         """gunicorn's loop calls this once a second, or more often."""

@@ -104,14 +104,27 @@ def test_an_answer_that_takes_long_is_no_request_that_does(port: int) -> None:
     assert get(port, "/slow").startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_long_content_has_more_time(port: int) -> None:
-    """It takes twice as long as a head may, and arrives whole."""
-    length = 400_000
+def sent_in_parts(port: int, length: int, part: int, every: float) -> bytes:
+    """The answer to a content that is announced with this length, and sent in parts."""
     with connected(port, HEAD + f"Connection: close\r\nContent-Length: {length}\r\n\r\n".encode()) as found:
-        for _ in range(8):
-            threading.Event().wait(0.3)
-            found.sendall(b"x" * (length // 8))
-        assert answered(found).endswith(b"\r\n\r\n%d" % length)
+        for _ in range(0, length, part):
+            threading.Event().wait(every)
+            found.sendall(b"x" * part)
+        return answered(found)
+
+
+@pytest.mark.parametrize(("length", "part", "every"), [(400_000, 50_000, 0.3), (120_000, 4_000, 0.1)])
+def test_a_content_that_goes_on_may_take_long(port: int, length: int, part: int, every: float) -> None:
+    """It takes more than twice as long as a head may, the second over the line of a phone, and arrives whole."""
+    assert sent_in_parts(port, length, part, every).endswith(b"\r\n\r\n%d" % length)
+
+
+def test_a_content_that_began_fast_must_go_on(port: int) -> None:
+    """Most of it is here at once: that gives no time to stop."""
+    length, sent = 3_000_000, 2_900_000
+    with connected(port, HEAD + f"Connection: close\r\nContent-Length: {length}\r\n\r\n".encode()) as found:
+        found.sendall(b"x" * sent)
+        assert not answered(found).endswith(b"\r\n\r\n%d" % length)
 
 
 def test_a_connection_that_is_kept_has_its_time_for_each_request(port: int) -> None:
