@@ -222,7 +222,7 @@ class Stream {
     // In the query, not as Last-Event-ID: a page of another origin may say it without a longer preflight.
     const query = new URLSearchParams(this.#place());
     const answer = await this.#fetch(`/v1/stream?${query}`, {headers: {Accept: "text/event-stream"}});
-    if (!answer.ok) return refusal(answer.status, await answer.json().catch(() => ({})));
+    if (!answer.ok) return refusal(answer.status, await answer.json().catch(() => null));
     let close = [1006, "the stream ended"];
     for await (const data of events(answer.body, () => this.#on.alive())) {
       const message = parsed(data);
@@ -290,8 +290,10 @@ function parsed(text) {
   }
 }
 
-/** A refusal of the HTTP API as a close code. */
-function refusal(status, {type = "", detail = `the answer was ${status}`}) {
+/** A refusal of the HTTP API as a close code. What a proxy or a portal says of itself is none. */
+function refusal(status, problem) {
+  const {type, detail = `the answer was ${status}`} = problem ?? {};
+  if (!String(type).startsWith("urn:problem-type:notifier:")) return [1006, `the answer was ${status}`];
   if (type.endsWith(":expired-token")) return [4001, detail];
   if (type.endsWith(":revoked-token")) return [4509, detail];
   if (status === 401) return [4501, detail];

@@ -155,14 +155,15 @@ STREAMS = (
         BLOCKED, Refuse(401, "expired-token"), Stream({"after": 0}, tries=1, renewed=True),
     )),
     *(
-        Scenario(f"a stream refused for good: {status} {problem or 'without a reason'}", STREAM, (
+        Scenario(f"a stream refused for good: {status} {problem}", STREAM, (
             BLOCKED, Refuse(status, problem), Stays(), Shows({"state": "stopped"}),
         ))
-        for status, problem in ((401, "revoked-token"), (401, "invalid-token"), (403, "missing-scope"), (403, ""))
+        for status, problem in ((401, "revoked-token"), (401, "invalid-token"), (403, "missing-scope"))
     ),
     Scenario("a stream refused for now", STREAM, (
         BLOCKED, Refuse(429, "too-many-connections"), Refuse(503, "unavailable"), Refuse(500, "internal"),
-        Refuse(502), Refuse(404), Stream({"after": 0}, tries=1), Say((ready(0), upto(0))), Shows({"state": "live"}),
+        Refuse(502), Refuse(404), Refuse(401), Refuse(403), Stream({"after": 0}, tries=1),
+        Say((ready(0), upto(0))), Shows({"state": "live"}),
     )),
     Scenario("a page in place of a stream", STREAM, (BLOCKED, Refuse(200), Stream({"after": 0}, tries=1))),
     Scenario("a stream that says nothing", FALLBACK, (

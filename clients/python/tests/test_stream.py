@@ -436,3 +436,17 @@ def test_a_stream_that_is_refused_for_good_stops_the_client() -> None:
             assert (stopped.value.code, stopped.value.reason) == (4509, "sign in again")
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("status", [b"401 Unauthorized", b"403 Forbidden"])
+@pytest.mark.parametrize("said", [b"<h1>Sign in to this network</h1>", b'{"type":"about:blank"}', b"null"])
+def test_what_a_proxy_refuses_is_not_refused_for_good(status: bytes, said: bytes) -> None:
+    refused = answers(b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n%b" % (status, len(said), said))
+
+    async def main() -> None:
+        async with Proxy(FORBIDDEN, refused) as proxy, proxy.client() as client:
+            await until(lambda: proxy.streams >= 2)
+            proxy.stream = LIVE  # the person has signed in there
+            await until(lambda: client.state == "live")
+
+    asyncio.run(main())

@@ -19,8 +19,9 @@ from notifier_client.inbox import Inbox
 from notifier_client.timing import Timing
 from notifier_client.transport import CLOSING, LOST, Message, Unreachable, Way, parsed
 
-# A refusal as a close code: by the end of its problem type, else by its status. Any other means later: also 404,
-# a server without streams.
+# A problem of notifier's as a close code: by the end of its type, else by its status. Any other refusal means later:
+# also 404, a server without streams, and what a proxy or a portal says of itself.
+OURS: Final = "urn:problem-type:notifier:"
 PROBLEMS: Final = {"expired-token": 4001, "revoked-token": 4509}
 STATUSES: Final = {401: 4501, 403: 4503}
 log = logging.getLogger("notifier_client")
@@ -109,9 +110,11 @@ async def _refusal(answer: httpx.Response) -> tuple[int, str]:
     except ValueError:
         said = None
     problem = said if isinstance(said, dict) else {}
-    kind = str(problem.get("type", "")).rpartition(":")[2]
-    code = PROBLEMS.get(kind) or STATUSES.get(answer.status_code, LOST)
-    return code, str(problem.get("detail", f"the answer was {answer.status_code}"))
+    about, status = str(problem.get("type", "")), f"the answer was {answer.status_code}"
+    if not about.startswith(OURS):
+        return LOST, status
+    code = PROBLEMS.get(about.removeprefix(OURS)) or STATUSES.get(answer.status_code, LOST)
+    return code, str(problem.get("detail", status))
 
 
 def way(api: str) -> Way:
