@@ -450,3 +450,42 @@ def test_what_a_proxy_refuses_is_not_refused_for_good(status: bytes, said: bytes
             await until(lambda: client.state == "live")
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("status", [b"200 OK\r\nContent-Type: text/event-stream", b"403 Forbidden"])
+def test_what_never_ends_fills_no_memory(status: bytes) -> None:
+    async def endless(reader: Reader, writer: Writer) -> None:
+        writer.write(b"HTTP/1.1 " + status + b"\r\n\r\n" + events(READY) * 2 + b"data: ")
+        for _ in range(2_000):  # 200 MB, if anybody takes them
+            writer.write(b"x" * 100_000)
+            await writer.drain()
+        taken.append(True)
+
+    async def main() -> None:
+        async with Proxy(FORBIDDEN, endless) as proxy, proxy.client():
+            await until(lambda: proxy.streams >= 2)
+
+    taken: list[bool] = []
+    asyncio.run(main())
+    assert taken == []
+
+
+def test_a_long_message_arrives_whole() -> None:
+    """Nearly as long as one may be, after others that are longer in all."""
+    long = {**row(2, "b"), "text": "x" * 1_000_000}
+    many = events(
+        READY, *[{**row(1, "a"), "text": "y" * 1_000} for _ in range(2_000)], long, {**UPTO, "seq": 2}
+    )
+
+    async def main() -> None:
+        async with Proxy(FORBIDDEN, stays(HEAD + many)) as proxy, proxy.client() as client:
+            taking = asyncio.create_task(taken(client))
+            await until(lambda: client.state == "live")
+            assert len(client.inbox.rows["b"].text or "") == 1_000_000
+            taking.cancel()
+
+    async def taken(client: Client) -> None:
+        async for _ in client:
+            pass
+
+    asyncio.run(main())

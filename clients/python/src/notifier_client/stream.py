@@ -24,7 +24,26 @@ from notifier_client.transport import CLOSING, LOST, Message, Unreachable, Way, 
 OURS: Final = "urn:problem-type:notifier:"
 PROBLEMS: Final = {"expired-token": 4001, "revoked-token": 4509}
 STATUSES: Final = {401: 4501, 403: 4503}
+LONGEST: Final = 1 << 20  # bytes of a message, as of one over a WebSocket
 log = logging.getLogger("notifier_client")
+
+
+class _Bounded(httpx.AsyncByteStream):
+    """What arrives, until too much has come since somebody set `here` to 0: a line without an end fills no memory."""
+
+    def __init__(self, inner: httpx.AsyncByteStream) -> None:
+        self._inner = inner
+        self.here = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self._inner:
+            self.here += len(part)
+            if self.here > LONGEST + len(part):  # of the part that came last, all may be of the next message
+                raise httpx.ReadError("a message is longer than 1 MiB")
+            yield part
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
 
 
 class Stream:
@@ -35,6 +54,8 @@ class Stream:
 
     def __init__(self, api: str, http: httpx.AsyncClient, source: EventSource, inbox: Inbox) -> None:
         self._api, self._http, self._source, self._inbox = api, http, source, inbox
+        assert isinstance(source.response.stream, httpx.AsyncByteStream)  # for mypy: of an AsyncClient
+        self._arriving = source.response.stream = _Bounded(source.response.stream)
         self._posts: set[asyncio.Task[None]] = set()
         self._error: tuple[int, str] | None = None
         self._end = "the stream ended"
@@ -50,6 +71,7 @@ class Stream:
                 return
             async with aclosing(self._source.aiter_sse()) as events:
                 async for event in events:
+                    self._arriving.here = 0
                     message = parsed(event.data)
                     if message is None:
                         continue  # an event without data: an id or a sign of life
