@@ -54,3 +54,18 @@ async def test_many_are_renamed_together_each_for_itself(world: World) -> None:
     assert await devices.rename_all(renames, 60.0) == ()
     assert {one.id for one in await devices.of(U)} == {one.id for one in news}
     assert [await devices.renamed(U, old.id) for old in olds] == [one.id for one in news]
+
+
+async def test_renames_together_need_no_room_either(world: World) -> None:
+    """The new ones of a person come one after the other, each when the one before has its old one's place."""
+    world.use(devices=4)
+    every = [phone(f"p{n}", FCM, registered=n + 1) for n in range(4)]
+    await enlist(world, U, every)
+    devices = world.devices()
+    renames = [
+        Rename(U, old.id, phone(f"{old.token}-new", FCM, registered=old.registered), 60_000)
+        for old in every[1:]
+    ]
+    assert await devices.rename_all(renames, 60.0) == ()
+    assert [one.registered for one in await devices.of(U)] == [1, 2, 3, 4]
+    assert await world.owner(every[0].id) == U
