@@ -125,6 +125,8 @@ class DeviceMoves:
 
     async def rename(self, user: str, old: str, device: Device, ms: int) -> bool:
         """The device `old` has another token now, and is `device`; for `ms` that is known. False: it is another's."""
+        if device.id == old:
+            return True  # a gateway has repeated the token that it was asked with: what goes for it would be itself
         if not await self._bring(user, device, device.registered, instead=old):
             return False
         # before the old one goes: whoever looks for it finds it or the note

@@ -69,3 +69,14 @@ async def test_renames_together_need_no_room_either(world: World) -> None:
     assert await devices.rename_all(renames, 60.0) == ()
     assert [one.registered for one in await devices.of(U)] == [1, 2, 3, 4]
     assert await world.owner(every[0].id) == U
+
+
+async def test_a_name_that_is_its_own_loses_nobody_a_device(world: World) -> None:
+    """Some gateways say the token of every push that they took."""
+    old = phone("old", FCM)
+    await enlist(world, U, [old])
+    devices = world.devices()
+    assert await devices.rename(U, old.id, old, 300)
+    assert await devices.of(U) == (old,)
+    assert await world.owner(old.id) == U
+    assert await devices.renamed(U, old.id) == ""
