@@ -439,8 +439,8 @@ class Devices(Protocol):
         """The device `old` has another token now, and is `device`; for `ms` that is known. False: it is another's."""
 
     def rename_all(self, renames: Sequence[Rename], seconds: float) -> Awaitable[tuple[str, ...]]:
-        """Some people's at a time, for so many seconds: then no more are begun, and what is under way is not waited for.
-        Never raises for one that fails; why those failed, or were not finished, that did."""
+        """Some people's at a time, for so many seconds: then no more are begun, and what is under way is not waited
+        for. Never raises for one that fails; why those failed, or were not finished, that did."""
 
     def renamed(self, user: str, device: str) -> Awaitable[str]:
         """What has become of a device by `rename`; "" = nothing."""
