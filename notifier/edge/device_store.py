@@ -124,9 +124,13 @@ class DeviceMoves:
         return None if listed and not owner else False
 
     async def rename(self, user: str, old: str, device: Device, ms: int) -> bool:
-        """The device `old` has another token now, and is `device`; for `ms` that is known. False: it is another's."""
+        """The device `old` has another token now, and is `device`; for `ms` that is known. False: one of them is not
+        this person's any more."""
         if device.id == old:
             return True  # a gateway has repeated the token that it was asked with: what goes for it would be itself
+        (owner,) = await self.steps.owners([old])
+        if owner != user:
+            return False  # who has signed out since it was asked is not to be signed in by its answer
         if not await self._bring(user, device, device.registered, instead=old):
             return False
         # before the old one goes: whoever looks for it finds it or the note

@@ -80,3 +80,24 @@ async def test_a_name_that_is_its_own_loses_nobody_a_device(world: World) -> Non
     assert await devices.of(U) == (old,)
     assert await world.owner(old.id) == U
     assert await devices.renamed(U, old.id) == ""
+
+
+async def test_who_has_signed_out_meanwhile_is_not_signed_in_by_a_new_name(world: World) -> None:
+    old, new = phone("old", FCM), phone("new", FCM)
+    await enlist(world, U, [old])
+    devices = world.devices()
+    assert await devices.unregister(U, old.id)
+    assert not await devices.rename(U, old.id, new, 300)
+    assert await devices.of(U) == ()
+    assert await world.owner(new.id) == ""
+
+
+async def test_the_new_name_of_a_phone_that_is_anothers_now_is_not_its_last_owners(world: World) -> None:
+    old, new = phone("old", FCM), phone("new", FCM)
+    await enlist(world, U, [old])
+    devices = world.devices()
+    assert await devices.register(V, old)
+    assert not await devices.rename(U, old.id, new, 300)
+    assert await devices.of(U) == ()
+    assert [one.id for one in await devices.of(V)] == [old.id]
+    assert await world.owner(new.id) == ""
