@@ -15,7 +15,7 @@ from notifier.core.gate import ENVIRONMENTS, Gate, Moment
 from notifier.core.lanes import Lane, PushEntry
 from notifier.core.model import Delivery, Device, Environment, Notification, Outcome, OutcomeKind, Verdict
 from notifier.core.push import Push, Style, compose, notification
-from notifier.core.retry import postponed
+from notifier.core.retry import DONE, postponed
 from notifier.core.text import LANGUAGES, Language, language
 from notifier.ledger import Ledger, Unsettled
 from notifier.metrics import CONNECTION_EVENTS, Metrics
@@ -58,7 +58,10 @@ RENAMES: Final = 3  # of one device that are followed, while a push for it waits
 DEPTH_EVERY: Final = 5.0
 TIDY_EVERY: Final = 60.0
 NEWER: Final = 60_000  # ms until another process may have come by that is new enough for a device
+_KINDS: Final[tuple[OutcomeKind, ...]] = get_args(OutcomeKind)
 BREAKER: Final = {"closed": 0, "half_open": 1, "open": 2}
+
+_PLAIN: Final = Style()
 
 Report = Callable[[str], None]
 Chance = Callable[[], float]
@@ -99,16 +102,14 @@ class _Gift(Struct, frozen=True):
 NOTHING_READ: Final = PushesRead(())
 
 
-class _Plan:
+class _Plan(Struct):
     """What is to become of one entry: `results` are known already, `asked` is still to be sent."""
 
-    __slots__ = ("asked", "buried", "detail", "looked", "results")
-
-    def __init__(self, looked: Looked) -> None:
-        self.looked = looked
-        self.results: list[Judged] = []
-        self.asked: list[PushRequest] = []
-        self.buried = self.detail = ""
+    looked: Looked
+    results: list[Judged] = []
+    asked: list[PushRequest] = []
+    buried: str = ""
+    detail: str = ""
 
     def settlement(self, run: str) -> Unsettled:
         looked = self.looked
@@ -151,6 +152,7 @@ class Sender:
         self._gifts: deque[_Gift] = deque()
         self._behind = True  # there may be more in the lane than was read, of which no handover knows
         self._halted = False
+        self._labels = {kind: f"{lane.label} {kind}" for kind in _KINDS}
         self._hand: set[str] = set()
         self._unsettled = Ledger()
         self._keep_at = 0.0
@@ -357,7 +359,8 @@ class Sender:
         try:
             look = await self._look(entries, taken.seen, asked)
             found = [looked for looked in look.found if not self._is_left(looked, began)]
-            plans = [self._plan(looked, self._moment(look, asked)) for looked in found]
+            now = self._moment(look, asked)
+            plans = [self._plan(looked, now) for looked in found]
             await self._send(plans, look, asked)
             await self._settle([plan.settlement(look.run) for plan in plans])
         finally:
@@ -368,7 +371,7 @@ class Sender:
         """What stands behind entries. Raises TooOld: Redis was slow, or this process was stopped, and the entries may
         be another's now, the devices too."""
         look = await self.log.look(entries, seen)
-        if any(map(self._may_be_renamed, look.found)):
+        if self.lane.provider == "fcm" and any(map(self._may_be_renamed, look.found)):
             found = [await self._followed(looked) for looked in look.found]
             look = msgspec.structs.replace(look, found=tuple(found))
         took = self.clock() - began
@@ -379,8 +382,8 @@ class Sender:
         return look
 
     def _may_be_renamed(self, looked: Looked) -> bool:
-        """A retry names its device, and its device is not there: a gateway may have renamed it meanwhile."""
-        named = looked.entry.device and looked.row.standing == "row" and self.lane.provider == "fcm"
+        """A retry names its device, and its device is not there: a gateway of FCM may have renamed it meanwhile."""
+        named = looked.entry.device and looked.row.standing == "row"
         return bool(named) and not (looked.devices or looked.strangers or looked.newer or looked.damaged)
 
     async def _followed(self, looked: Looked) -> Looked:
@@ -405,6 +408,8 @@ class Sender:
         """Whether this is not the last look at something broken. The second one follows at once, for what failed in
         passing; for the third the entry stays pending, and is claimed once it has been idle."""
         entry, row = looked.entry, looked.row
+        if row.standing != "broken" and not self._broken:
+            return False
         tries = self._broken.pop(entry.id, 0) + 1
         if row.standing != "broken" or tries >= LOOK_TRIES:
             return False
@@ -457,7 +462,8 @@ class Sender:
                 plan.asked.append(PushRequest(delivery, push))
             else:
                 plan.results.append(Judged(delivery, held))
-        self._leave(plan, now)
+        if looked.newer or looked.damaged:
+            self._leave(plan, now)
 
     def _leave(self, plan: _Plan, now: Moment) -> None:
         """Devices that only a newer process can read wait until one comes by; a deadline ends that too. One that nobody
@@ -479,7 +485,7 @@ class Sender:
         return notification(inbox.parse(row.record), row.epoch, row.seq)
 
     def _compose(self, told: Notification, looked: Looked, locale: str) -> Push:
-        style = self.looks.styles.get(told.kind, Style())
+        style = self.looks.styles.get(told.kind, _PLAIN)
         words = language(locale, self.looks.languages)
         return compose(told, style, words, looked.row.unread, looked.entry.deadline)
 
@@ -496,7 +502,8 @@ class Sender:
             for request in plan.asked:
                 outcome = next(answers)
                 verdict = self._judge(request.delivery, outcome, sent, now)
-                plan.results.append(Judged(request.delivery, verdict, outcomes.label(outcome)))
+                why = "" if verdict is DONE else outcomes.label(outcome)
+                plan.results.append(Judged(request.delivery, verdict, why))
                 self._count_answer(plan.looked.entry, outcome, now)
                 if outcome.replacement_token:
                     renamed.append((request.delivery, outcome.replacement_token))
@@ -512,7 +519,7 @@ class Sender:
             self.metrics.push_bugs += 1
             self.report(f"lane {self.lane}: {outcome!r} met a bug: {type(error).__name__}: {error}")
             if outcome.kind == "delivered":
-                return Verdict("done")
+                return DONE
             return Verdict("later", now.ms + BUG_PAUSE, delivery.tries, delivery.free, delivery.doubts)
 
     async def _rename(self, told: Iterable[tuple[Delivery, str]]) -> None:
@@ -621,7 +628,7 @@ class Sender:
 
     def _count_answer(self, entry: PushEntry, outcome: Outcome, now: Moment) -> None:
         metrics = self.metrics
-        metrics.push_outcomes[f"{self.lane.label} {outcome.kind}"] += 1
+        metrics.push_outcomes[self._labels[outcome.kind]] += 1
         if outcome.kind == "delivered":
             if not entry.tries:
                 metrics.push_seconds.observe((now.ms - entry.queued) / 1000)
@@ -629,14 +636,17 @@ class Sender:
             metrics.push_reasons.count(f"{outcome.provider} {outcomes.label(outcome)}")
 
     def _count_done(self, one: Unsettled) -> None:
-        metrics, label, settlement = self.metrics, self.lane.label, one.settlement
+        metrics, settlement = self.metrics, one.settlement
         metrics.push_strangers += len(settlement.strangers)
         if one.drop is not None:
-            metrics.push_drops[f"{label} {one.drop}"] += 1
+            metrics.push_drops[f"{self.lane.label} {one.drop}"] += 1
         if settlement.buried:
             metrics.dead_letters.count(settlement.buried)
         for judged in settlement.results:
             verdict = judged.verdict
+            if verdict is DONE:
+                continue
+            label = self.lane.label
             if verdict.kind == "later":
                 metrics.push_retries[label] += 1
             elif verdict.kind == "forget":
@@ -720,12 +730,11 @@ def labels(known: Iterable[Lane]) -> dict[str, tuple[str, ...]]:
     """What Metrics must be told of the lanes, and of what may happen on them."""
     found = sorted(known)
     names = tuple(lane.label for lane in found)
-    kinds: tuple[OutcomeKind, ...] = get_args(OutcomeKind)
     words = {(wire, reason) for wire, table in outcomes.TABLES.items() for _, reason in table if reason}
     words |= {(wire, reason) for wire in outcomes.TABLES for reason in outcomes.OURS}
     return {
         "push_entries": names,
-        "push_outcomes": tuple(f"{name} {kind}" for name in names for kind in kinds),
+        "push_outcomes": tuple(f"{name} {kind}" for name in names for kind in _KINDS),
         "push_reasons": tuple(f"{wire} {reason}" for wire, reason in sorted(words)),
         "push_drops": tuple(f"{name} {reason}" for name in names for reason in lanes.DROPS),
         "push_retries": names,

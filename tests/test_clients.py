@@ -1,21 +1,17 @@
-"""The clients beyond the scenarios: types, server-sent events, a real browser with several tabs, a fresh install."""
+"""The clients beyond the scenarios: types, a real browser with several tabs, a fresh install."""
 
 from __future__ import annotations
 
 import json
 import os
-import queue
 import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
@@ -203,128 +199,6 @@ def test_waits_and_the_parser_of_streams(typed: Path) -> None:
     ended_well([node(), "pure.mjs"], typed)
 
 
-# -- server-sent events
-
-
-class StreamServer:
-    """No WebSockets, but /v1/stream and the marks: `asked` has each request, `feed` what to stream (None: the end)."""
-
-    def __init__(self) -> None:
-        self.asked: queue.Queue[tuple[str, str, str | None, Any]] = queue.Queue()
-        self.feed: queue.Queue[Message | None] = queue.Queue()
-        self.sockets = 0
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                if self.headers.get("Upgrade"):
-                    outer.sockets += 1
-                    self.send_error(403)
-                    return
-                outer.asked.put(("GET", self.path, self.headers.get("Authorization"), None))
-                self.send_response(200)
-                self.send_header("Content-Type", "text/event-stream")
-                self.end_headers()
-                self.wfile.write(b": welcome\n\n")
-                while (message := outer.feed.get()) is not None:
-                    self.wfile.write(f"id: 1.a:1\ndata: {json.dumps(message)}\n\n".encode())
-                    self.wfile.flush()
-
-            def do_POST(self) -> None:
-                content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.asked.put(("POST", self.path, self.headers.get("Authorization"), content))
-                self.send_response(200)
-                self.send_header("Content-Length", "2")
-                self.end_headers()
-                self.wfile.write(b"{}")
-
-            def log_message(self, format: str, *values: Any) -> None:  # noqa: A002  # its name in the library
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = self._server.server_address[1]
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.feed.put(None)
-        self._server.shutdown()
-        self._server.server_close()
-
-
-def shows(program: Program, **wanted: Any) -> None:
-    wait_until(
-        lambda: all(program.shown.get(name) == value for name, value in wanted.items()),
-        10, lambda: f"wanted {wanted}, it shows {program.shown}",
-    )  # fmt: skip
-
-
-@pytest.fixture
-def streaming(tmp_path: Path) -> Iterator[tuple[StreamServer, Program]]:
-    """The driver of the conformance suite, told of the HTTP API as well."""
-    here = ROOT / "tests" / "conformance"
-    code = (here / "driver.mjs").read_text().replace("../../clients/js/", "./")
-    code = code.replace(
-        "  token: ", '  api: process.argv[2].replace(/^ws/, "http").replace(/.v1.*/, ""),\n  token: '
-    )
-    (tmp_path / "driver.mjs").write_text(code)
-    (tmp_path / "package.json").write_text('{"type": "module"}')
-    for file in (NOTIFIER_JS, here / "node_socket.mjs"):
-        shutil.copy(file, tmp_path)
-    with StreamServer() as server:
-        url = f"ws://127.0.0.1:{server.port}/v1/websocket"
-        program = Program([node(), str(tmp_path / "driver.mjs")], url)
-        try:
-            yield server, program
-        finally:
-            program.end()
-
-
-def test_without_websockets_a_stream_takes_over_and_marks_go_over_http(
-    streaming: tuple[StreamServer, Program],
-) -> None:
-    server, program = streaming
-    method, path, bearer, _ = server.asked.get(timeout=10)
-    assert (method, path) == ("GET", "/v1/stream?after=0")
-    assert bearer is not None
-    assert bearer.startswith("Bearer token-")
-    assert server.sockets == 3  # a WebSocket that fails once is no reason
-    for message in (ready(1), row(1, "a", unread=1), upto(1, unread=1), row(2, "b", unread=2)):
-        server.feed.put(message)
-    shows(program, state="live", rows=["b", "a"], unread=2, news=["b"])
-    program.do({"do": "read", "ids": ["a"]})
-    assert server.asked.get(timeout=30)[1::2] == ("/v1/inbox/read", {"ids": ["a"]})
-    program.do({"do": "seen"})
-    assert server.asked.get(timeout=30)[1::2] == ("/v1/inbox/seen", {"epoch": "1.a", "seq": 2})
-    server.feed.put(change("read", 3, ids=["a"], unread=1))
-    server.feed.put(change("seen", 4, upto=2, unread=1))
-    shows(program, read=["a"], seen=2)
-    server.feed.put(None)
-    assert server.asked.get(timeout=10)[1] == "/v1/stream?epoch=1.a&after=4"
-    assert server.sockets == 4  # one try in between: the network may be another now
-
-
-def test_an_error_on_the_stream_is_a_close_code(streaming: tuple[StreamServer, Program]) -> None:
-    server, program = streaming
-    server.asked.get(timeout=10)
-    for message in (ready(0), upto(0), {"type": "error", "code": 4509, "reason": "revoked"}, None):
-        server.feed.put(message)
-    shows(program, state="stopped")
-
-
-def test_an_active_reader_of_a_stream_has_seen(streaming: tuple[StreamServer, Program]) -> None:
-    server, program = streaming
-    server.asked.get(timeout=10)
-    program.do({"do": "active", "value": True})
-    for message in (ready(1), row(1, "a", unread=1), upto(1, unread=1)):
-        server.feed.put(message)
-    assert server.asked.get(timeout=30)[1::2] == ("/v1/inbox/seen", {"epoch": "1.a", "seq": 1})
-
-
 # -- in a browser
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>test</title><script type="module">
@@ -376,7 +250,7 @@ def tab(browser: Browser, site: FakeServer) -> Iterator[Open]:
 
 def accepted(site: FakeServer, **auth: Any) -> Link:
     link = site.take(15)
-    assert link is not None, "no connection came"
+    assert isinstance(link, Link), "no connection came"
     said = link.hear(20)
     assert {name: said.get(name) for name in auth} == auth
     return link
@@ -588,6 +462,13 @@ def test_the_program_in_the_documentation_works(daemon: tuple[Daemon, Valkey], t
     finally:
         program.kill()
         program.wait()
+
+
+def shows(program: Program, **wanted: Any) -> None:
+    wait_until(
+        lambda: all(program.shown.get(name) == value for name, value in wanted.items()),
+        10, lambda: f"wanted {wanted}, it shows {program.shown}",
+    )  # fmt: skip
 
 
 REAL = """

@@ -91,18 +91,18 @@ def _body(push: Push, words: str, extras: Mapping[str, str]) -> bytes:
 
 def _alert(push: Push, words: str) -> dict[str, Any]:
     style = push.style
-    aps: dict[str, Any] = {"badge": push.badge}
     if not push.words:
-        return aps
-    aps["alert"] = {"body": words}
-    aps["thread-id"] = push.thread
-    optional = {
-        "sound": style.sound,
-        "category": style.category,
-        "interruption-level": style.interruption,
-        "mutable-content": int(style.mutable),
-    }
-    return aps | {name: value for name, value in optional.items() if value}
+        return {"badge": push.badge}
+    aps: dict[str, Any] = {"badge": push.badge, "alert": {"body": words}, "thread-id": push.thread}
+    if style.sound:
+        aps["sound"] = style.sound
+    if style.category:
+        aps["category"] = style.category
+    if style.interruption:
+        aps["interruption-level"] = style.interruption
+    if style.mutable:
+        aps["mutable-content"] = 1
+    return aps
 
 
 def _live(push: Push, words: str) -> dict[str, Any]:

@@ -96,6 +96,9 @@ class Breaker:
 
     def told(self, outcome: Outcome, sent: float, now: float, chance: float) -> None:
         """The outcome of a request that was sent at `sent`."""
+        if outcome.kind == "delivered" and self._until is None and sent >= self._since:
+            self._failures = self._openings = 0  # nearly always
+            return
         self._clamp(now)
         if sent < self._since or (self._until is not None and self._trying is None):
             return  # sent before the last change of state: it says nothing of the time since
@@ -184,7 +187,8 @@ class Budget:
 
     def first(self, count: int = 1) -> None:
         """So many first tries are made."""
-        self._left = min(self._most, self._left + count * self._share)
+        left = self._left + count * self._share
+        self._left = min(self._most, left)
 
     def retry(self, now: float) -> bool:
         """Take one retry; False: not now."""

@@ -9,7 +9,7 @@ from msgspec import Struct
 from notifier.core.breaker import Breaker, BreakerRule, BreakerState, Budget
 from notifier.core.guard import Guard, GuardRule
 from notifier.core.model import Delivery, Environment, Outcome, Verdict
-from notifier.core.retry import RetryRule, Try, postponed, verdict
+from notifier.core.retry import DONE, RetryRule, Try, postponed, verdict
 
 _Held: TypeAlias = Literal["suspended", "expired"]
 _DETAILS: Final[dict[_Held, str]] = {
@@ -141,13 +141,17 @@ class Gate:
         """Why this is not sent now, as what to do with it instead; None: send it, and tell the outcome."""
         way = self._way(delivery)
         way.seen = now.steady
+        again = delivery.tries or delivery.doubts
+        if not again and way.breaker.until is None and way.guard.until is None:  # nearly always
+            self.budget.first()
+            self._asked += 1
+            return None
         resumes = way.guard.resumes(now.steady)
         if resumes > now.steady:
             return _postponed(delivery, now, resumes, chance, SOON, "suspended")
         if not way.breaker.ready(now.steady):
             return self._behind(way, delivery, now, chance)
         # What was surely not sent (`free`) has cost the provider nothing: sending it is a first try yet.
-        again = delivery.tries or delivery.doubts
         if again and not self.budget.retry(now.steady):
             return self._queued(delivery, now, chance)
         if not again:
@@ -182,6 +186,8 @@ class Gate:
         way.seen = max(way.seen, sent.steady)
         way.breaker.told(outcome, sent.steady, now.steady, chance)
         held = way.guard.holds(outcome, now.steady, again=delivery.doubts > 0)
+        if outcome.kind == "delivered":
+            return DONE
         return verdict(self.rule.retry, Try(delivery, outcome, sent.ms, now.ms, chance, held))
 
 

@@ -47,6 +47,11 @@ class Guard:
             return "suspended" if now < self._until else "parole"
         return "parole" if self._parole else "clear"
 
+    @property
+    def until(self) -> float | None:
+        """When sending goes on that was suspended, or went on; None: nothing was suspended lately."""
+        return self._until
+
     def resumes(self, now: float) -> float:
         """When sending goes on, `now` if it does."""
         return now if self._until is None else max(now, self._until)

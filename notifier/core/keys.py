@@ -1,5 +1,6 @@
 """Redis key names, and which shard a user lives on. All keys of a person carry the hash tag of their shard."""
 
+from collections.abc import Iterable
 from typing import Final
 from zlib import crc32
 
@@ -76,6 +77,12 @@ def devices(user: str, shards: int) -> str:
 def owner(device: str, shards: int) -> str:
     """Whose a device is, by its id, which is a hash of its token."""
     return f"owner:{tag(shard_of(device, shards))}:{device}"
+
+
+def owners(devices: Iterable[str], shard: int) -> list[str]:
+    """The same for devices that are of one shard."""
+    start = f"owner:{tag(shard)}:"
+    return [start + device for device in devices]
 
 
 def pushes(tagged: str, lane: object) -> str:

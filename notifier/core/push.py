@@ -117,14 +117,16 @@ def compose(
 
 def _extras(one: Notification) -> dict[str, str]:
     thing, actor = one.object, one.actors[0] if one.actors else None
-    found = {
-        "object_type": thing and thing.type,
-        "object_id": thing and thing.id,
-        "actor": actor and actor.id,
-        "url": thing and thing.url,
-        "image": (thing and thing.image) or (actor and actor.image),
-    }
-    return {name: value for name, value in found.items() if value}
+    found: dict[str, str] = {}
+    if thing is not None:
+        found["object_type"], found["object_id"] = thing.type, thing.id
+    if actor is not None:
+        found["actor"] = actor.id
+    if thing is not None and thing.url:
+        found["url"] = thing.url
+    if image := (thing and thing.image) or (actor and actor.image):
+        found["image"] = image
+    return found
 
 
 def key(name: str) -> str:

@@ -83,13 +83,16 @@ class Try(Struct, frozen=True, gc=False):
     held: bool = False
 
 
+DONE: Final = Verdict("done")  # nearly all come to this
+
+
 def verdict(rule: RetryRule, one: Try) -> Verdict:
     """What to do with the delivery after this try."""
     return _VERDICTS[one.outcome.kind](rule, one)
 
 
 def _done(rule: RetryRule, one: Try) -> Verdict:
-    return Verdict("done")
+    return DONE
 
 
 def _rejected(rule: RetryRule, one: Try) -> Verdict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
@@ -45,15 +46,12 @@ class Batch:
         return self._outcomes
 
 
-class Job:
+class Job(Struct, gc=False):
     """Whose a push is: the context of a Push. `renewed`: it was sent again with another token already."""
 
-    __slots__ = ("batch", "index", "renewed")
-
-    def __init__(self, batch: Batch, index: int) -> None:
-        self.batch = batch
-        self.index = index
-        self.renewed = False
+    batch: Batch
+    index: int
+    renewed: bool = False
 
     def __repr__(self) -> str:
         return f"Job({self.index})"

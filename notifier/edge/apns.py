@@ -12,8 +12,8 @@ from twisted.internet.defer import gatherResults
 
 from notifier.core.apns import HOSTS, PORT, ApnsPush, prepare
 from notifier.core.breaker import Breaker, BreakerRule
-from notifier.core.http2 import Answered, Limits, NotAccepting, Result, Template, constant, secret, varying
-from notifier.core.model import Environment, Outcome
+from notifier.core.http2 import Answered, Limits, Result, Template, constant, secret, varying
+from notifier.core.model import Delivery, Environment, Outcome
 from notifier.core.outcomes import ACCEPTED, apns
 from notifier.core.push import delivery_id
 from notifier.edge.answers import (
@@ -89,12 +89,12 @@ class _Prepared(Struct, frozen=True):
     """One push for many devices: its kinds by environment are made when they are needed."""
 
     push: ApnsPush
-    expiration: bytes
-    collapse: bytes
+    values: tuple[bytes, ...]  # of the template's fields behind the name
 
-    def kind(self, environment: Environment) -> _Kind:
+    def kind(self, environment: Environment) -> tuple[Environment, str, str, int, bool]:
+        """As a _Kind has it; a plain tuple finds the same template and costs a third."""
         push = self.push
-        return _Kind(environment, push.topic, push.push_type, push.priority, bool(self.collapse))
+        return environment, push.topic, push.push_type, push.priority, len(self.values) > 1
 
 
 class Apns:
@@ -127,7 +127,7 @@ class Apns:
         self._sizes, self._breaker, self._counts = sizes, breaker or BreakerRule(), counts or Counts()
         self._complaints = Complaints(app, reactor.seconds)
         self._token = ""
-        self._templates: dict[_Kind, _Signed] = {}
+        self._templates: dict[tuple[Environment, str, str, int, bool], _Signed] = {}  # by _Kind
         self.pools: Final[dict[Environment, Pool[Job]]] = {}
         """Those that were needed so far: for metrics."""
         self._bad_tokens: dict[Environment, int] = {}
@@ -143,6 +143,7 @@ class Apns:
         batch = Batch(len(requests))
         self._renew()
         prepared: dict[int, _Prepared] = {}
+        wanted: dict[Environment, list[Push[Job]]] = {}
         for index, request in enumerate(requests):
             push = request.push
             ready = prepared.get(id(push))
@@ -152,7 +153,11 @@ class Apns:
                 except ValueError:  # longer than APNs takes, though without a word in it
                     batch.tell(index, _UNREADABLE)
                     continue
-            self._send(batch, index, request, ready)
+            self._add(wanted, Job(batch, index), request.delivery, ready)
+        for environment, pushes in wanted.items():
+            pool = self._pool(environment)
+            for refused in pool.push_all(pushes):
+                batch.tell(refused.context.index, not_accepted("apns", pool))
         return await batch.outcomes()
 
     async def stop(self) -> None:
@@ -164,25 +169,24 @@ class Apns:
 
     def _prepare(self, request: PushRequest) -> _Prepared:
         push = prepare(request.push, self._topic)
-        return _Prepared(push, b"%d" % push.expiration, push.collapse_id.encode())
+        expiration, collapse = b"%d" % push.expiration, push.collapse_id.encode()
+        return _Prepared(push, (expiration, collapse) if collapse else (expiration,))
 
-    def _send(self, batch: Batch, index: int, request: PushRequest, ready: _Prepared) -> None:
-        delivery = request.delivery
+    def _add(
+        self, wanted: dict[Environment, list[Push[Job]]], job: Job, delivery: Delivery, ready: _Prepared
+    ) -> None:
+        """To what is to be sent to the device's environment."""
         device = delivery.device
         token = device.token
         # Values go into the request as they are, and this one has come out of the store.
         if not (token.isascii() and token.isalnum()):
-            batch.tell(index, _UNREADABLE)
+            job.batch.tell(job.index, _UNREADABLE)
             return
         name = delivery_id(delivery.notification, device.id).encode()
-        values: tuple[bytes, ...] = (token.encode(), name, ready.expiration)
-        if ready.collapse:
-            values = (*values, ready.collapse)
-        template = self._template(ready.kind(device.environment))
-        try:
-            self._pool(device.environment).push(Push(Job(batch, index), template, values, ready.push.body))
-        except NotAccepting:
-            batch.tell(index, not_accepted("apns", self.pools[device.environment]))
+        kind = ready.kind(device.environment)
+        template = self._templates.get(kind) or self._template(_Kind(*kind))
+        push = Push(job, template, (token.encode(), name, *ready.values), ready.push.body)
+        wanted.setdefault(device.environment, []).append(push)
 
     def _pool(self, environment: Environment) -> Pool[Job]:
         pool = self.pools.get(environment)
@@ -231,14 +235,15 @@ class Apns:
     # --- Answers ---
 
     def _ended(self, environment: Environment, results: Results) -> None:
-        good = False
+        good, accepted = False, ACCEPTED["apns"]
         other = partial(self._not_accepted, environment)
         for result in results:
             if type(result) is Answered and result.status == 200:
                 push = result.context
                 good = good or getattr(push.template, "token", "") is self._token
-                self._bad_tokens.pop(environment, None)
-                push.context.batch.tell(push.context.index, ACCEPTED["apns"])
+                if self._bad_tokens:
+                    self._bad_tokens.pop(environment, None)
+                push.context.batch.tell(push.context.index, accepted)
             else:
                 tell_surely("apns", result, other)
         if good and self._tokens is not None:

@@ -217,18 +217,19 @@ class RedisSteps:
 
     async def owners(self, devices: Sequence[str]) -> list[str]:
         """Whose these devices are, "" = nobody's; in one pipelined call for each slot."""
-        places: dict[int, list[str]] = {}
-        for device in dict.fromkeys(devices):
-            places.setdefault(keys.shard_of(device, self.rules.shards), []).append(device)
+        shards, places = self.rules.shards, dict[int, list[str]]()
+        for device in devices:
+            places.setdefault(keys.shard_of(device, shards), []).append(device)
         parts = [
-            ids[at : at + OWNER_PAGE] for ids in places.values() for at in range(0, len(ids), OWNER_PAGE)
-        ]
-        asked = [self.calls.call("MGET", *map(self._owner, ids)) for ids in parts]
+            (shard, ids[at : at + OWNER_PAGE])
+            for shard, ids in places.items() for at in range(0, len(ids), OWNER_PAGE)
+        ]  # fmt: skip
+        asked = [self.calls.call("MGET", *keys.owners(ids, shard)) for shard, ids in parts]
         found: dict[str, str] = {}
-        for ids, values in zip(
+        for (_, ids), values in zip(
             parts, await first_fault(gatherResults(asked, consumeErrors=True)), strict=True
         ):
-            found |= dict(zip(ids, map(device_lines.owner, values), strict=True))
+            found.update(zip(ids, map(device_lines.owner, values), strict=True))
         return [found[device] for device in devices]
 
 
@@ -294,7 +295,9 @@ def read_devices(flat: Sequence[bytes]) -> tuple[list[Device], list[str]]:
             continue
         if device is not None:
             found.append(device)
-    return sorted(found, key=lambda one: (one.registered, one.id)), damaged
+    if len(found) > 1:
+        found.sort(key=lambda one: (one.registered, one.id))
+    return found, damaged
 
 
 def _nothing() -> None:

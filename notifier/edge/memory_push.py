@@ -205,7 +205,7 @@ class MemoryPushes:
             waiting = self.server.waiting.get(key)
             if waiting is not None and waiting.seq <= judged.delivery.seq:
                 self.server.waiting.cut(key)
-        if stream_id(one.entry.id) not in self.stream.pending:
+        if not self._is_pending(stream_id(one.entry.id), bool(arrived)):
             return "gone"
         if one.run != self.server.run and not arrived:
             return "again"
@@ -215,8 +215,14 @@ class MemoryPushes:
             self._take_off(one.entry.user, stranger.id, stranger.registered + 1)
         if one.buried:
             self._bury(one.entry, ALL, one.buried, one.detail)
-        self.stream.acknowledge(one.entry.id)
+        self.stream.discard(one.entry.id)
         return "done"
+
+    def _is_pending(self, at: tuple[int, int], arrived: bool) -> bool:
+        """Without a group all will come again; what has arrived must not, if nobody has settled it."""
+        if "read" in self.stream.ends:
+            return at in self.stream.pending
+        return arrived and at in self.stream.entries
 
     def _key(self, judged: ports.Judged) -> tuple[str, str, str, str]:
         delivery = judged.delivery

@@ -118,8 +118,10 @@ class RedisPushes:
             unseen = [one for one in entries if one.id not in seen.found]
             late = iter((await self._look(unseen))[2] if unseen else ())
             found = [seen.found.get(one.id) or next(late) for one in entries]
-        ids = {one for x in found for one in (*(device.id for device in x.devices), *x.damaged)}
-        owners = dict(zip(ids, await self.steps.owners(list(ids)), strict=True))
+        ids = list(
+            {one.id for x in found for one in x.devices}.union(*(x.damaged for x in found if x.damaged))
+        )
+        owners = dict(zip(ids, await self.steps.owners(ids), strict=True))
         return Look(now, run, tuple(_whose(one, owners) for one in found))
 
     async def _look(self, entries: Sequence[PushEntry]) -> tuple[int, str, list[Looked]]:
@@ -128,11 +130,12 @@ class RedisPushes:
         now, run = 0, b""
         while not found or len(found) < len(entries):
             part = entries[len(found) :]
-            flat = [x for one in part for x in (one.user, one.notification, one.device or ALL)]
-            args = (self.tagged, str(self.lane), LOOK_BYTES, LOOK_WORK, _encode(flat))
+            asked = [x for one in part for x in (one.user, one.notification, one.device or ALL)]
+            args = (self.tagged, str(self.lane), LOOK_BYTES, LOOK_WORK, _encode(asked))
             key = keys.inbox(part[0].user, self.rules.shards)
-            now, ran, people, answers = await self.calls.run(self.scripts.look, (key,), args)
+            now, ran, people, flat = await self.calls.run(self.scripts.look, (key,), args)
             run = run or ran  # the oldest one counts: what was read under it may be gone
+            answers = [flat[at : at + 4] for at in range(0, len(flat), 4)]
             found += [_looked(one, answer, people) for one, answer in zip(part, answers, strict=False)]
         return now, run.decode(), found
 
@@ -150,12 +153,13 @@ class RedisPushes:
                 one.entry.user,
                 one.entry.notification,
                 one.run,
-                one.entry.as_text(),
+                one.entry.as_text() if _is_buried(one) else "",
                 _results(one),
             ]
             for one in part
         ]
-        return [state.decode("utf-8", "replace") for state in await self._run_settle(packed)]
+        states = await self._run_settle(packed)
+        return ["done" if state == b"done" else state.decode("utf-8", "replace") for state in states]
 
     async def bury(self, broken: Sequence[tuple[str, bytes]]) -> PushesSettled:
         """To the dead letters with entries that nobody can read."""
@@ -259,7 +263,7 @@ def _pushes(entries: Sequence[Any], lost: Sequence[bytes], after: str) -> Pushes
     found: list[PushEntry] = []
     broken: list[tuple[str, bytes]] = []
     for entry, fields in entries:
-        raw = dict(zip(fields[::2], fields[1::2], strict=True)).get(b"push", b"")
+        raw = fields[1] if fields[0] == b"push" else _field(fields, b"push")
         try:
             read = parse(entry.decode(), raw.decode())
         except ValueError:
@@ -271,8 +275,12 @@ def _pushes(entries: Sequence[Any], lost: Sequence[bytes], after: str) -> Pushes
     return PushesRead(tuple(found), tuple(broken), tuple(entry.decode() for entry in lost), after, newer)
 
 
+def _field(fields: Sequence[bytes], name: bytes) -> bytes:
+    return dict(zip(fields[::2], fields[1::2], strict=True)).get(name, b"")
+
+
 def _looked(entry: PushEntry, answer: Any, people: Any) -> Looked:
-    """With all devices that the person is listed with."""
+    """With all devices that the person is listed with, and that are meant."""
     standing, seq, record, number = answer
     if standing == b"broken":
         return Looked(entry, Row("broken", record=record.decode("utf-8", "replace")))
@@ -284,14 +292,17 @@ def _looked(entry: PushEntry, answer: Any, people: Any) -> Looked:
     except UnicodeDecodeError as error:
         return Looked(entry, Row("broken", record=f"the row in the inbox: {error}"))
     devices, damaged = read_devices(flat)
-    meant = tuple(one for one in devices if entry.device in ("", one.id))
-    return Looked(entry, row, meant, damaged=tuple(one for one in damaged if entry.device in ("", one)))
+    if entry.device:
+        devices = [one for one in devices if one.id == entry.device]
+        damaged = [one for one in damaged if one == entry.device]
+    return Looked(entry, row, tuple(devices), damaged=tuple(damaged))
 
 
 def _whose(listed: Looked, owners: Mapping[str, str]) -> Looked:
+    """Parted by whose they are, and by whether we can read them."""
     entry, devices = listed.entry, listed.devices
-    if not devices and not listed.damaged:
-        return listed
+    if not listed.damaged and all(owners[one.id] == entry.user and one.token for one in devices):
+        return listed  # nearly always
     # Of nobody's it is not known that it is not another's: its app will say so when it is next started.
     own = [one for one in devices if owners[one.id] == entry.user]
     strangers = tuple(one for one in devices if owners[one.id] not in (entry.user, ""))
@@ -336,9 +347,15 @@ def _parts(settlements: Sequence[Settlement]) -> list[list[Settlement]]:
     return parts
 
 
+def _is_buried(one: Settlement) -> bool:
+    """Only a dead letter quotes its entry."""
+    return bool(one.buried) or any(judged.verdict.kind == "bury" for judged in one.results)
+
+
 def _results(one: Settlement) -> list[list[Any]]:
     found: list[list[Any]] = [_result(judged) for judged in one.results]
-    found += [["s", stranger.id, stranger.registered + 1] for stranger in one.strangers]
+    if one.strangers:
+        found += [["s", stranger.id, stranger.registered + 1] for stranger in one.strangers]
     if one.buried:
         found.append(["b", ALL, one.buried, one.detail])
     return found

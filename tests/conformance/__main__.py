@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from tests.conformance import fake_server, server
 from tests.conformance.cases import CASES
 from tests.conformance.scenarios import SCENARIOS
+from tests.conformance.streams import STREAMS
 
 
 def arguments() -> argparse.Namespace:
@@ -23,6 +24,11 @@ def arguments() -> argparse.Namespace:
     )
     to_client = parts.add_parser("client", help="hold a client to the protocol")
     to_client.add_argument("command", help="its program; the server's address is added as the last argument")
+    to_client.add_argument(
+        "--streams",
+        action="store_true",
+        help="also hold it to event streams; the address of the HTTP API is added after the other",
+    )
     for part in (to_server, to_client):
         part.add_argument("-k", dest="only", default="", help="only cases with this text in their name")
     return parser.parse_args()
@@ -47,7 +53,8 @@ def main() -> int:
     """0: all held; 1: some did not."""
     given = arguments()
     if given.part == "client":
-        stories = {story.name: story for story in SCENARIOS if given.only in story.name}
+        every = (*SCENARIOS, *STREAMS) if given.streams else SCENARIOS
+        stories = {story.name: story for story in every if given.only in story.name}
         chosen = [(name, story.clause) for name, story in stories.items()]
         failed = tell(chosen, lambda name: fake_server.play(stories[name], given.command))
     else:

@@ -7,10 +7,11 @@ let tokens = 0, active = false;
 const news = [];
 const notifier = new Notifier({
   websocket: process.argv[2],
+  api: process.argv[3] ?? null,
   token: () => `token-${++tokens}`,
   active: () => active,
   WebSocket: globalThis.WebSocket ?? NodeSocket,
-  timing: {first: 20, most: 50, answer: 600},
+  timing: {first: 20, most: 50, answer: process.argv[3] ? 1_500 : 600},
 });
 const show = () => {
   const rows = notifier.rows;

@@ -48,7 +48,10 @@ async def commands(client: Client) -> None:
 
 async def main() -> None:
     news: list[str] = []
-    client = Client(sys.argv[1], token, backoff=Backoff(0.02, 0.05), timing=Timing(answer=0.6))
+    url, *rest = sys.argv[1:]
+    api = rest[0] if rest else None
+    timing = Timing(answer=1.5 if api else 0.6)
+    client = Client(url, token, api=api, backoff=Backoff(0.02, 0.05), timing=timing)
     async with client:
         obeying = asyncio.create_task(commands(client))
         try:

@@ -9,28 +9,35 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
+from tests.conformance.fake_api import FakeApi, StreamLink
 from tests.conformance.scenarios import (
     Accept,
     AckedInFew,
+    Chunks,
     Close,
     Do,
     Hear,
     Message,
+    Posts,
+    Refuse,
     Say,
     Scenario,
     Shows,
+    Sockets,
     Stays,
     Step,
+    Stream,
 )
 
 PATIENCE = 10.0  # seconds for anything that has no time of its own
@@ -41,13 +48,15 @@ class Wrong(Exception):
 
 
 class Program:
-    """The client under test: gets the server's address, reads commands line by line, prints what it shows."""
+    """The client under test: gets the server's addresses, reads commands line by line, prints what it shows."""
 
-    def __init__(self, command: Sequence[str], url: str, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str], *addresses: str, environ: Mapping[str, str] | None = None
+    ) -> None:
         self.shown: dict[str, Any] = {}
         self.lines: list[str] = []
         self._process = subprocess.Popen(
-            [*command, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ
+            [*command, *addresses], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ
         )
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -76,7 +85,7 @@ class Program:
 
 
 class Link:
-    """One connection of the client."""
+    """One WebSocket of the client."""
 
     def __init__(self, connection: ServerConnection) -> None:
         self.connection = connection
@@ -90,17 +99,33 @@ class Link:
             self.acks.append(message)
         return message
 
+    def say(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            self.connection.send(json.dumps(message))
+
+    def close(self, code: int, reason: str) -> None:
+        if code == 1006:
+            self.connection.socket.shutdown(socket.SHUT_RDWR)
+        else:
+            self.connection.close(code, reason)
+        self.over.set()
+
 
 class FakeServer:
     """Listens on a free port of this machine; connections are taken one by one. A context manager.
 
-    pages  path -> (type, content) of plain GET requests
+    pages    path -> (type, content) of plain GET requests
+    sockets  what becomes of WebSockets
+    tries    how many were not taken
     """
 
     def __init__(self, pages: Mapping[str, tuple[str, str]] | None = None) -> None:
         self._pages = pages or {}
-        self._links: queue.Queue[Link] = queue.Queue()
+        self.sockets: Literal["taken", "refused", "silent"] = "taken"
+        self.tries = 0
+        self._links: queue.Queue[Link | StreamLink] = queue.Queue()
         self._every: list[Link] = []
+        self._over = threading.Event()
         self._server = serve(
             self._handle,
             "127.0.0.1",
@@ -121,7 +146,7 @@ class FakeServer:
 
     def _page(self, connection: ServerConnection, request: Request) -> Response | None:
         if "Upgrade" in request.headers:
-            return None
+            return self._upgrade(connection)
         kind, content = self._pages.get(request.path.partition("?")[0], ("", ""))
         answer = connection.respond(HTTPStatus.OK if kind else HTTPStatus.NOT_FOUND, content)
         if kind:
@@ -129,11 +154,23 @@ class FakeServer:
             answer.headers["Content-Type"] = kind
         return answer
 
+    def _upgrade(self, connection: ServerConnection) -> Response | None:
+        if self.sockets == "taken":
+            return None
+        self.tries += 1
+        if self.sockets == "silent":
+            self._over.wait(60)
+        return connection.respond(HTTPStatus.FORBIDDEN, "no WebSockets here")
+
     @property
     def url(self) -> str:
         return f"ws://127.0.0.1:{self._server.socket.getsockname()[1]}/v1/websocket"
 
-    def take(self, seconds: float) -> Link | None:
+    def api(self) -> FakeApi:
+        """An HTTP API whose streams are taken here, among the connections."""
+        return FakeApi(self._links.put)
+
+    def take(self, seconds: float) -> Link | StreamLink | None:
         """The next connection, or None when none comes."""
         try:
             return self._links.get(timeout=seconds)
@@ -147,6 +184,7 @@ class FakeServer:
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._over.set()
         for link in self._every:  # before: the server waits for those who handle connections
             link.over.set()
         self._server.shutdown()
@@ -155,19 +193,31 @@ class FakeServer:
 class Play:
     """One scenario with one client."""
 
-    def __init__(self, server: FakeServer, program: Program, patience: float = PATIENCE) -> None:
-        self.server, self.program, self.patience = server, program, patience
-        self.links: list[Link] = []
+    def __init__(
+        self, server: FakeServer, program: Program, api: FakeApi | None = None, patience: float = PATIENCE
+    ) -> None:
+        self.server, self.program, self.api, self.patience = server, program, api, patience
+        self.links: list[Link | StreamLink] = []
         self.token = ""
+        self.tries = 0  # WebSockets in vain, before the last connection
         self.ended = time.monotonic()
         self.acts: Mapping[type, Callable[[Any], None]] = {
             Accept: self._accept, Say: self._say, Hear: self._hear, Close: self._close, Stays: self._stays,
-            Do: self._do, Shows: self._shows, AckedInFew: self._acked,
+            Do: self._do, Shows: self._shows, AckedInFew: self._acked, Sockets: self._sockets,
+            Stream: self._stream, Refuse: self._refuse, Chunks: self._chunks, Posts: self._posts,
         }  # fmt: skip
 
     @property
-    def link(self) -> Link:
-        return self.links[-1]
+    def socket(self) -> Link:
+        link = self.links[-1]
+        assert isinstance(link, Link), "a step of the scenario wants a WebSocket, and there is a stream"
+        return link
+
+    @property
+    def stream(self) -> StreamLink:
+        link = self.links[-1]
+        assert isinstance(link, StreamLink), "a step of the scenario wants a stream, and there is a WebSocket"
+        return link
 
     def run(self, steps: Sequence[Step]) -> None:
         """Raises Wrong at the first step that fails."""
@@ -175,28 +225,32 @@ class Play:
             for number, step in enumerate(steps, 1):
                 try:
                     self.acts[type(step)](step)
-                except (Wrong, TimeoutError, ConnectionClosed) as fault:
+                except (Wrong, OSError, ConnectionClosed) as fault:
                     said = str(fault) or type(fault).__name__
                     raise Wrong(f"step {number}, {step}: {said}; it shows {self.program.shown}") from fault
         finally:
             for link in self.links:
                 link.over.set()
 
-    def _come(self) -> Link | None:
+    def _come(self, after_ms: int = 0) -> Link | StreamLink:
+        """The next connection."""
         end = time.monotonic() + self.patience
         while (link := self.server.take(0.1)) is None and self.program.running and time.monotonic() < end:
             pass
-        return link
-
-    def _accept(self, step: Accept) -> None:
-        link = self._come()
         if link is None:
             raise Wrong("no connection came" if self.program.running else "the program has ended")
         waited = (time.monotonic() - self.ended) * 1000
         self.links.append(link)
         self.ended = time.monotonic()
-        if waited < step.after_ms:
+        self.tries, self.server.tries = self.server.tries, 0
+        if waited < after_ms:
             raise Wrong(f"it came after {waited:.0f} ms")
+        return link
+
+    def _accept(self, step: Accept) -> None:
+        link = self._come(step.after_ms)
+        if isinstance(link, StreamLink):
+            raise Wrong("it asks for a stream, not for a WebSocket")
         if link.connection.subprotocol != "notifier.v1":
             raise Wrong("the subprotocol notifier.v1 was not offered")
         self._authenticated(link.hear(self.patience), step)
@@ -207,20 +261,24 @@ class Play:
             raise Wrong(f"the first message is {auth}, not `auth` with a token")
         if place != step.place:
             raise Wrong(f"it names the place {place}, which must be {step.place}")
-        if step.renewed and auth["token"] == self.token:
+        self._renewed(auth["token"], step.renewed)
+
+    def _renewed(self, token: str, renewed: bool) -> None:
+        if not token:
+            raise Wrong("it came without a token")
+        if renewed and token == self.token:
             raise Wrong("it came with the same token")
-        self.token = auth["token"]
+        self.token = token
 
     def _say(self, step: Say) -> None:
-        for message in step.messages:
-            self.link.connection.send(json.dumps(message))
+        self.links[-1].say(step.messages)
 
     def _hear(self, step: Hear) -> None:
         end = time.monotonic() + step.seconds
         heard: list[Message] = []
         while True:
             try:
-                message = self.link.hear(end - time.monotonic())
+                message = self.socket.hear(end - time.monotonic())
             except TimeoutError:
                 raise Wrong(f"not heard; heard {heard}") from None
             heard.append(message)
@@ -230,17 +288,14 @@ class Play:
                 return
 
     def _close(self, step: Close) -> None:
-        link = self.link
-        if step.code == 1006:
-            link.connection.socket.shutdown(socket.SHUT_RDWR)
-        else:
-            link.connection.close(step.code, step.reason)
-        link.over.set()
+        self.links[-1].close(step.code, step.reason)
         self.ended = time.monotonic()
 
     def _stays(self, step: Stays) -> None:
+        tries = self.server.tries
         if (link := self.server.take(step.seconds)) is not None:
             self.links.append(link)
+        if link is not None or self.server.tries > tries:
             raise Wrong("it connected again")
 
     def _do(self, step: Do) -> None:
@@ -254,10 +309,59 @@ class Play:
             time.sleep(0.005)
 
     def _acked(self, step: AckedInFew) -> None:
-        while not self.link.acks or self.link.acks[-1]["seq"] < step.seq:
-            self.link.hear(3.0)
-        if len(self.link.acks) > step.most:
-            raise Wrong(f"{len(self.link.acks)} acks")
+        acks = self.socket.acks
+        while not acks or acks[-1]["seq"] < step.seq:
+            self.socket.hear(3.0)
+        if len(acks) > step.most:
+            raise Wrong(f"{len(acks)} acks")
+
+    # -- without WebSockets
+
+    def _sockets(self, step: Sockets) -> None:
+        self.server.sockets = step.how
+
+    def _asked(self, after_ms: int = 0) -> StreamLink:
+        link = self._come(after_ms)
+        if isinstance(link, Link):
+            raise Wrong("a WebSocket came, not a request for a stream")
+        return link
+
+    def _stream(self, step: Stream) -> None:
+        before = self.links[-1] if self.links else None
+        link = self._asked(step.after_ms)
+        # Who keeps its place by the ids of events alone is at the last one, wherever that stands.
+        by_id = link.last_id is not None and isinstance(before, StreamLink) and link.place == before.told
+        if link.place != step.place and not by_id:
+            raise Wrong(f"it names the place {link.place}, which must be {step.place}")
+        if step.tries is not None and self.tries != step.tries:
+            raise Wrong(f"it tried {self.tries} WebSockets before")
+        self._renewed(link.token, step.renewed)
+        link.begin()
+
+    def _refuse(self, step: Refuse) -> None:
+        link = self._asked()
+        self._renewed(link.token, False)
+        if not step.problem:
+            link.refuse(step.status, "text/html", b"<!doctype html><title>somebody else</title>")
+            return
+        problem = {"type": f"urn:problem-type:notifier:{step.problem}", "title": "No", "status": step.status}
+        link.refuse(step.status, "application/problem+json", json.dumps(problem).encode())
+
+    def _chunks(self, step: Chunks) -> None:
+        for piece in step.pieces:
+            self.stream.write(piece)
+            time.sleep(0.005)  # so that it travels by itself
+
+    def _posts(self, step: Posts) -> None:
+        assert self.api is not None
+        try:
+            mark = self.api.marks.get(timeout=self.patience)
+        except queue.Empty:
+            raise Wrong("nothing was posted") from None
+        if (mark.path, mark.content) != (step.path, step.content):
+            raise Wrong(f"it posted {mark.content} to {mark.path}")
+        if mark.token != self.token:
+            raise Wrong("it posted with another token than that of the stream")
 
 
 def play(
@@ -271,9 +375,10 @@ def play(
     patience  seconds for anything that has no time of its own
     """
     words = shlex.split(command) if isinstance(command, str) else command
-    with FakeServer() as server:
-        program = Program(words, server.url, environ)
-        try:
-            Play(server, program, patience).run(scenario.steps)
-        finally:
-            program.end()
+    with ExitStack() as stack:
+        server = stack.enter_context(FakeServer())
+        api = stack.enter_context(server.api()) if scenario.needs_api else None
+        addresses = (server.url,) if api is None else (server.url, api.url)
+        program = Program(words, *addresses, environ=environ)
+        stack.callback(program.end)
+        Play(server, program, api, patience).run(scenario.steps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 Message = Mapping[str, Any]
 
@@ -43,7 +43,10 @@ class Hear:
 
 @dataclass(frozen=True)
 class Close:
-    """The server closes with this code; 1006: it drops the connection without a word."""
+    """The server closes with this code; 1006: it drops the connection without a word.
+
+    On a stream, codes from 4000 on are those of its last event, and any other but 1006 is an end without a word.
+    """
 
     code: int
     reason: str = ""
@@ -78,16 +81,67 @@ class AckedInFew:
     most: int
 
 
-Step = Accept | Say | Hear | Close | Stays | Do | Shows | AckedInFew
+@dataclass(frozen=True)
+class Sockets:
+    """From now on WebSockets are taken, as ever; refused, as by a proxy that lets none through; or never answered."""
+
+    how: Literal["taken", "refused", "silent"]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A stream is asked for, of exactly this place. Not sooner than `after_ms` since the last connection ended.
+
+    tries    so many WebSockets were tried in vain before; None: any number
+    renewed  its token must be another than on the connection before
+    """
+
+    place: Message
+    tries: int | None = None
+    after_ms: int = 0
+    renewed: bool = False
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """A stream is asked for, and answered with this status and type of problem; "": a page that knows nothing of it."""
+
+    status: int
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """The stream goes on with these bytes, piece by piece."""
+
+    pieces: tuple[bytes, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Posts:
+    """The client's next request to the HTTP API, streams apart, is this one."""
+
+    path: str
+    content: Message
+
+
+Step = (
+    Accept | Say | Hear | Close | Stays | Do | Shows | AckedInFew | Sockets | Stream | Refuse | Chunks | Posts
+)
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One story. `clause`: the heading of docs/websocket.md that it holds a client to."""
+    """One story. `clause`: the heading of docs/websocket.md that it holds a client to; of those in streams.py, of
+    docs/api.md or docs/clients.md."""
 
     name: str
     clause: str
     steps: tuple[Step, ...] = field(repr=False)
+
+    @property
+    def needs_api(self) -> bool:
+        return any(isinstance(step, Stream | Refuse) for step in self.steps)
 
 
 def ready(seq: int, epoch: str = "1.a", unread: int = 0) -> Message:

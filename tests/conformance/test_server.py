@@ -6,7 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +79,18 @@ def test_what_is_wrong_is_seen(case: Case, target: Target) -> None:
 
 
 def test_names_are_unique_and_clauses_are_headings() -> None:
-    from tests.conformance.scenarios import SCENARIOS
+    from tests.conformance.scenarios import SCENARIOS, Scenario
+    from tests.conformance.streams import STREAMS
 
-    page = (ROOT / "docs" / "websocket.md").read_text()
-    for cases in (CASES, SCENARIOS):
+    def wrong(cases: Iterable[Case | Scenario], *pages: str) -> set[str]:
+        text = "".join((ROOT / "docs" / page).read_text() for page in pages)
+        return {case.clause for case in cases if f"\n## {case.clause}\n" not in text}
+
+    assert wrong(CASES, "websocket.md") == set()
+    assert wrong(SCENARIOS, "websocket.md") == set()
+    assert wrong(STREAMS, "api.md", "clients.md") == set()
+    for cases in (CASES, (*SCENARIOS, *STREAMS)):
         assert len({case.name for case in cases}) == len(cases)
-        assert {case.clause for case in cases if f"\n## {case.clause}\n" not in page} == set()
 
 
 def test_the_command_line(daemon: tuple[Daemon, Valkey], target: Target, tmp_path: Path) -> None:

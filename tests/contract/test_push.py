@@ -379,6 +379,71 @@ async def test_of_two_retries_the_one_for_the_newer_row_stays(world: World) -> N
     assert list((await world.waiting()).values()) == [90]
 
 
+async def test_one_batch_plans_and_takes_back(world: World) -> None:
+    """Of one device, told twice: the second finds what the first has written."""
+    await enlist(world, U, [phone()])
+    log, found, run = await one_entry(world)
+    await Reader(world).deliver(event("comment", to=U, thing="2"))
+    (second,) = (await log.read(10)).entries
+    same = msgspec.structs.replace(second, notification=found.entry.notification)
+    refused = Settlement(same, run, (judged(found, later(1)),))
+    delivered = Settlement(found.entry, run, (judged(found, DONE),))
+    assert (await log.settle([refused, delivered])).states == ("done", "done")
+    assert await world.waiting() == {}
+    assert (await log.depth()).entries == 0
+
+
+async def test_what_waits_for_others_stays_when_one_arrives(world: World) -> None:
+    await enlist(world, U, [phone("a"), phone("b")])
+    log, found, run = await one_entry(world)
+    await Reader(world).deliver(event("comment", to=U, thing="2"))
+    (second,) = (await log.read(10)).entries
+    both = tuple(judged(found, later(7), which) for which in (0, 1))
+    await log.settle([Settlement(msgspec.structs.replace(found.entry, id=second.id), run, both)])
+    one = Settlement(found.entry, run, (judged(found, DONE),))
+    assert (await log.settle([one])).states == ("done",)
+    other = found.devices[1].id
+    assert await world.waiting() == {f"{U} {found.entry.notification} {other}": 7}
+
+
+async def test_an_entry_is_settled_once_wherever_it_stands_in_a_batch(world: World) -> None:
+    """In any order, twice in one batch, with what others hold in between, and what is settled already."""
+    await enlist(world, U, [phone()])
+    log, other = world.pushes(APNS), world.pushes(APNS, "two")
+    await log.create()
+    await Reader(world).deliver(*(event("comment", to=U, thing=f"{n}") for n in range(12)))
+    mine: list[PushEntry] = []
+    for _ in range(3):
+        mine += (await log.read(1)).entries
+        await other.read(3)
+    look = await log.look(mine)
+    one, two, three = (Settlement(found.entry, look.run, (judged(found, DONE),)) for found in look.found)
+    assert (await log.settle([two])).states == ("done",)
+    states = (await log.settle([three, two, one, three, one])).states
+    assert states == ("done", "gone", "done", "gone", "gone")
+    assert (await log.history(10, "")).entries == ()
+    assert len((await other.history(100, "")).entries) == (await log.depth()).entries == 9
+
+
+async def test_what_has_arrived_does_not_come_again_though_the_group_is_gone(world: World) -> None:
+    await enlist(world, U, [phone()])
+    await Reader(world).deliver(*(event("comment", to=U, thing=f"{n}") for n in range(2)))
+    log = world.pushes(APNS)
+    await log.create()
+    look = await log.look((await log.read(2)).entries)
+    await world.drop_group(APNS)
+    arrived, refused = look.found
+    settlements = (
+        Settlement(arrived.entry, look.run, (judged(arrived, DONE),)),
+        Settlement(refused.entry, look.run, (judged(refused, later(1)),)),
+    )
+    assert (await log.settle(settlements)).states == ("done", "gone")
+    assert (await log.settle(settlements)).states == ("gone", "gone")
+    assert await world.waiting() == {}
+    await log.create()
+    assert (await log.read(10)).entries == (refused.entry,)
+
+
 async def test_a_drop_under_another_run_changes_nothing(world: World) -> None:
     await enlist(world, U, [phone()])
     log, found, _ = await one_entry(world)

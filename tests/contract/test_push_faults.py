@@ -11,11 +11,12 @@ import pytest
 
 from notifier.core import keys
 from notifier.core.lanes import BURIALS, Lane, PushEntry
-from notifier.core.model import Delivery, Outcome
+from notifier.core.model import Delivery, Outcome, Verdict
 from notifier.edge.device_store import Listed
 from notifier.edge.push_store import ABANDONED
 from notifier.edge.redis import ReplyError, load_script
 from notifier.edge.store import Scripts
+from notifier.ports import Judged, Settlement
 from tests import reactor
 from tests.contract.conftest import opened
 from tests.contract.injection import Arm, Run, again, inject, interrupted, interrupted_everywhere
@@ -143,6 +144,9 @@ async def send(world: Fragile, arm: Arm) -> object:
         event("uncomment", to=U, eid="x", at=world.at + 1, thing="4"),
     )
     await steps(world).claim(V, MOVED.id, None)
+    for device in (FINE, OTHER):  # somebody else has planned these: one arrives now
+        await world.calls.call("HSET", f"later:{TAG}", f"r:{U}:c:{device.id}", f"1 {APNS} 1 {2**42} 1 0 0")
+        await world.calls.call("ZADD", f"due:{TAG}", 2**42, f"r:{U}:c:{device.id}")
     process = Process(world, world.provider)
     await arm()
     await to_rest(process)
@@ -201,7 +205,7 @@ ACTS: dict[str, tuple[str, Callable[[Fragile, Arm], Awaitable[object]], int]] = 
     "handover": ("handover", hand_over, 29),
     "give": ("handover", give, 60),
     "look": ("look", send, 7),
-    "settle": ("settle", send, 29),
+    "settle": ("settle", send, 23),
     "wake": ("wake", wake, 10),
     "tidy": ("tidy", tidy, 4),
     "claim": ("device", claim, 2),
@@ -228,3 +232,23 @@ async def test_an_error_anywhere_leaves_what_a_repeat_completes(fragile: Fragile
     fragile.at = fragile.now() - 60_000
     after = await interrupted_everywhere(lambda after: run(fragile, name, after))
     assert after >= ACTS[name][2], f"only {after} calls were reached"
+
+
+async def test_what_cannot_be_acknowledged_is_told_and_settled_once_more(fragile: Fragile) -> None:
+    fragile.scripts = Scripts()
+    await enlist(fragile, U, [FINE])
+    await Reader(fragile).deliver(event("comment", to=U))
+    log: Any = fragile.pushes(APNS)
+    await log.create()
+    look = await log.look((await log.read(10)).entries)
+    (found,) = look.found
+    done = Judged(found.entry.delivery(FINE, found.row.seq), Verdict("done"))
+    fragile.scripts.settle = load_script(
+        "settle", lambda text: text.replace("pcall(call, 'XACK'", "pcall(error, {err = 'no'}) --")
+    )
+    (state,) = (await log.settle([Settlement(found.entry, look.run, (done,))])).states
+    assert state == "no"
+    assert (await log.history(10, "")).entries == (found.entry,)
+    fragile.scripts.settle = load_script("settle")
+    assert (await log.settle([Settlement(found.entry, look.run, (done,))])).states == ("done",)
+    assert (await log.depth()).entries == 0

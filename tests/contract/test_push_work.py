@@ -98,7 +98,7 @@ async def test_a_retry_reads_its_own_device_alone(real: RedisWorld) -> None:
     counting.counts.clear()
     again = await log.look(named)
     assert [one.devices for one in again.found] == [(one.devices[7],) for one in look.found]
-    assert counting.counts == [USERS * 4], "state, place, record, device"
+    assert counting.counts == [USERS * 3], "state and place, record, device"
 
 
 @pytest.mark.parametrize(

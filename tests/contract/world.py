@@ -31,7 +31,7 @@ from notifier.edge.memory import (
     MemoryShards,
 )
 from notifier.edge.memory_push import MemoryDevices, MemoryDue, MemoryPushes
-from notifier.edge.memory_state import DeadToken
+from notifier.edge.memory_state import DeadToken, Stream
 from notifier.edge.push_store import RedisDue, RedisPushes
 from notifier.edge.redis import Address, Connection, ReplyError, Subscription
 from notifier.edge.store import RedisInbox, RedisLog, RedisShards, Rules, Scripts
@@ -128,7 +128,7 @@ class World(Protocol):
     async def remove(self, entry: str) -> None: ...
     async def strand(self, entry: str) -> None: ...
     async def rewind(self) -> None: ...
-    async def drop_group(self) -> None: ...
+    async def drop_group(self, lane: Lane | None = None) -> None: ...
     async def drop_stream(self) -> None: ...
     async def set_lease(self, ms: int) -> None: ...
     async def lease_left(self) -> int: ...
@@ -239,8 +239,11 @@ class MemoryWorld(World):
         """The group has been given nothing; what is pending stays so."""
         self.server.stream(self.stream).ends.put("read", (0, 0))
 
-    async def drop_group(self) -> None:
-        stream = self.server.stream(self.stream)
+    async def drop_group(self, lane: Lane | None = None) -> None:
+        """Of the events, or of a lane."""
+        stream: Stream[Any] = self.server.stream(self.stream)
+        if lane is not None:
+            stream = self.server.lane(keys.pushes(TAG, lane))
         stream.ends.cut("read")
         for at in list(stream.pending):
             stream.pending.cut(at)
@@ -453,8 +456,9 @@ class RedisWorld(World):
     async def rewind(self) -> None:
         await self.calls.call("XGROUP", "SETID", self.stream, keys.GROUP, "0")
 
-    async def drop_group(self) -> None:
-        await self.calls.call("XGROUP", "DESTROY", self.stream, keys.GROUP)
+    async def drop_group(self, lane: Lane | None = None) -> None:
+        stream = self.stream if lane is None else keys.pushes(TAG, lane)
+        await self.calls.call("XGROUP", "DESTROY", stream, keys.GROUP)
 
     async def drop_stream(self) -> None:
         await self.calls.call("DEL", self.stream)

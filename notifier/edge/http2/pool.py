@@ -2,7 +2,7 @@
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Generic
 
 from msgspec import Struct
@@ -62,8 +62,9 @@ class Counts(Struct):
     def note(self, results: Iterable[Result[Any]]) -> None:
         """How pushes have ended, but for those that were answered."""
         for result in results:
-            kind = type(result)
-            if kind is Refused:
+            if type(result) is Answered:
+                continue
+            if type(result) is Refused:
                 self.refused += 1
             elif type(result) is Unknown:
                 setattr(self, result.cause, getattr(self, result.cause) + 1)
@@ -196,6 +197,19 @@ class Pool(Generic[C]):
         if self._turn is None:
             self._schedule()
 
+    def push_all(self, pushes: Sequence[Push[C]]) -> Sequence[Push[C]]:
+        """The same for many at once, from now on. Those that are not accepted come back."""
+        now, until = self._seconds(), self._breaker.until
+        if self._stopped is not None or (until is not None and now < until):
+            return pushes
+        room = max(0, self._sizes.waiting - len(self._queue))
+        for push in pushes[:room]:
+            push.since = now
+        self._queue.extend(pushes[:room])
+        if self._turn is None:
+            self._schedule()
+        return pushes[room:]
+
     def again(self, push: Push[C]) -> bool:
         """Sends a push that has ended once more, before all that wait; its time to wait is not begun anew.
         False: the pool does not accept it."""
@@ -258,8 +272,10 @@ class Pool(Generic[C]):
             self._tell(late)
 
     def _hand_over(self, protocol: PushProtocol[Push[C]], share: int, now: float) -> None:
-        core, queue, current = protocol.core, self._queue, self._current
+        core, queue = protocol.core, self._queue
         late = now - self._limits.wait_within
+        asked: Template | None = None
+        template: Template | None = None
         for _ in range(min(share, core.room)):
             if core.window <= 0 or core.waiting:
                 break  # there it would wait anew
@@ -267,9 +283,11 @@ class Pool(Generic[C]):
             if push.since <= late:  # behind one whose time began later
                 self._late.append(Expired(push, sent=False))
                 continue
-            if current is not None:
-                push.template = current(push.template)
-            core.push(push, push.template, push.values, push.body, now)
+            if template is None or push.template is not asked:
+                asked = push.template
+                template = asked if self._current is None else self._current(asked)
+            push.template = template
+            core.push(push, template, push.values, push.body, now)
         protocol.flush()
 
     def _expire(self) -> None:
@@ -322,15 +340,17 @@ class Pool(Generic[C]):
     def ended(self, connection: PushProtocol[Push[C]], results: list[Result[Push[C]]]) -> None:
         final: list[Result[Push[C]]] = []
         again: list[Push[C]] = []
+        answered = False
         for result in results:
             if type(result) is Answered:
+                answered = True
                 final.append(result)
             elif type(result) is Refused and result.context.replays < REPLAYS and self.accepting:
                 result.context.replays += 1
                 again.append(result.context)
             else:
                 final.append(result)
-        if any(type(result) is Answered for result in final):
+        if answered:
             self._answered(connection)
         self.counts.replayed += len(again)
         if again and connection.core.accepting:

@@ -1,7 +1,7 @@
 -- look: what stands behind push entries of one lane. ARGV: tag, lane, bytes and work at most, entries (msgpack): user,
 -- notification, device or "-", one behind the other. Work is counted in fields that are read.
--- Returns {now, run, people, entries}: a person is {birth, run, unread, {device id, line, ...}}, an entry
--- {standing, seq, record, its person}; fewer entries than asked for where the devices are many: ask again for the rest.
+-- Returns {now, run, people, entries}: a person is {birth, run, unread, {device id, line, ...}}; entries stand one behind
+-- the other, each standing, seq, record, its person; fewer than asked for where the devices are many: ask again for the rest.
 -- standing: row | retracted | seen | read | trimmed | forgotten | broken, where the record is what is wrong with what is
 -- stored and there is no person (0): one damaged inbox stops nobody else's pushes. Nothing is written.
 local lane, left, work = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -30,41 +30,44 @@ local function bring_devices(user, number, device)
     end
     keep(mine, device, call('HGET', key, device))
   else
-    local found, count = devices_of(key)
-    work = work - count
-    for id, line in pairs(found) do keep(mine, id, line) end
+    local flat = call('HGETALL', key)
+    work = work - #flat / 2
+    for at = 1, #flat, 2 do
+      if flat[at] ~= 'lanes' then keep(mine, flat[at], flat[at + 1]) end
+    end
     people[number][4] = mine
     whole[number] = true
   end
 end
 
-local function person(user)
+-- The person's number and inbox, and where this notification stands in it, if that was fetched with it.
+local function person(user, nid)
   local number = number_of[user]
-  if not number then
-    local box = load_inbox(user)
-    number = #people + 1
-    number_of[user] = number
-    boxes[number] = box or false
-    people[number] = {box and int(box.birth) or '0', box and box.run or run, box and box.unread or 0, {}}
-  end
-  return number, boxes[number]
+  if number then return number, boxes[number] end
+  local box, place = load_inbox(user, 'n:' .. nid)
+  number = #people + 1
+  number_of[user] = number
+  boxes[number] = box or false
+  people[number] = {box and int(box.birth) or '0', box and box.run or run, box and box.unread or 0, {}}
+  return number, box, place
 end
 
 local function look(user, nid, device)
   work = work - 8
-  local number, box = person(user)
-  local how, seq, record = standing(box, nid)
+  local number, box, place = person(user, nid)
+  local how, seq, record = standing(box, nid, place)
   if how == 'row' then bring_devices(user, number, device) end
-  return {how, seq, record, number}
+  return number, how, seq, record
 end
 
 for at = 1, #asked, 3 do
-  local done, found = pcall(look, asked[at], asked[at + 1], asked[at + 2])
+  local done, number, how, seq, record = pcall(look, asked[at], asked[at + 1], asked[at + 2])
   if not done then
-    found = {'broken', 0, reason(found), 0}
+    number, how, seq, record = 0, 'broken', 0, reason(number)
   end
-  left = left - #found[3]
-  entries[#entries + 1] = found
+  left = left - #record
+  local last = #entries
+  entries[last + 1], entries[last + 2], entries[last + 3], entries[last + 4] = how, seq, record, number
   if left < 0 or work < 0 then break end
 end
 return {now, run, people, entries}

@@ -520,6 +520,37 @@ def test_whose_time_began_long_ago_does_not_leave_though_it_stands_behind_others
     assert world.pool.counts.waited == 1
 
 
+def test_of_many_at_once_those_come_back_that_the_pool_has_no_room_for() -> None:
+    world = World(Limits(wait_within=5), Sizes(waiting=3))
+    send(world.pool, 1)
+    pushes = [push(number) for number in range(1, 6)]
+    assert world.pool.push_all(pushes) == pushes[2:]
+    assert world.pool.push_all(pushes[4:]) == pushes[4:]
+    world.turn()
+    assert world.open().requests() == [1, 3, 5]
+
+
+def test_many_at_once_wait_for_as_long_as_one() -> None:
+    world = World(Limits(wait_within=5))
+    world.clock.advance(10)
+    assert not world.pool.push_all([push(1), push(2)])
+    world.clock.advance(4.9)
+    assert world.told.kinds() == {}
+    world.clock.advance(0.2)
+    assert world.told.kinds() == {1: "Expired", 2: "Expired"}
+
+
+def test_what_cannot_be_sent_at_all_comes_back_at_once() -> None:
+    world = World()
+    world.pool.trip(9.0, "InvalidProviderToken")
+    assert len(world.pool.push_all([push(1), push(2)])) == 2
+    world.clock.advance(9.1)
+    assert not world.pool.push_all([push(3)])
+    world.pool.stop()
+    assert len(world.pool.push_all([push(4)])) == 1
+    assert world.told.kinds() == {3: "Refused"}
+
+
 def test_what_waits_for_a_window_does_not_leave_late() -> None:
     world, line = begin(1, Limits(wait_within=5))
     for number in range(1, 2_000):

@@ -3,73 +3,55 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import cache
 from types import TracebackType
-from typing import Any, Final, Literal, Self, cast
+from typing import Any, Final, Literal, Self
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
-from websockets.typing import Subprotocol
-
+from notifier_client import websocket
 from notifier_client.backoff import Backoff
 from notifier_client.inbox import Change, Inbox
 from notifier_client.marks import Marks, reads
+from notifier_client.timing import Timing
+from notifier_client.transport import LOST, Message, Stopped, Transport, Unreachable, Way
 
 ACK_EVERY: Final = 32  # notifications
-WAITING_CHANGES: Final = 1024  # then the socket is read no further until somebody takes them
+WAITING_CHANGES: Final = 1024  # then the connection is read no further until somebody takes them
+SOCKET_TRIES: Final = 3  # WebSockets in a row that never came up, then an event stream has its turn
 State = Literal["idle", "connecting", "live", "waiting", "stopped"]
 Token = Callable[[], Awaitable[str | None]]
 log = logging.getLogger("notifier_client")
 
 
-class Stopped(Exception):
-    """The server does not want us until something has changed: close code (4500-4999, or 0: no token) and reason."""
-
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(f"{code} {reason}" if code else reason)
-        self.code, self.reason = code, reason
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds.
-
-    answer   for token, handshake and `ready` together
-    stable   how long a connection lives until the waits begin small again
-    ack      for gathering acknowledgements
-    silence  without a sign of life, then a ping
-    pong     for the answer to it
-    """
-
-    answer: float = 15.0
-    stable: float = 60.0
-    ack: float = 0.1
-    silence: float = 30.0
-    pong: float = 10.0
-
-
 @dataclass
 class _Link:
-    """One connection: its socket, and what is owed on it."""
+    """One connection, what is owed on it, and what goes on beside it."""
 
-    socket: ClientConnection
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    transport: Transport
+    deadline: asyncio.Timeout
+    ready: bool = False
     owing: asyncio.Event = field(default_factory=asyncio.Event)
     owed: int = 0
     looked: int = 0
     pause: float | None = None  # seconds, from `drain`
+    stable: asyncio.TimerHandle | None = None
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def say(self, message: dict[str, Any]) -> bool:
-        """False when the connection is over."""
-        try:
-            await self.socket.send(json.dumps(message))
-        except ConnectionClosed:
-            return False
-        return True
+    def aside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def end(self) -> None:
+        if self.stable is not None:
+            self.stable.cancel()
+        tasks = [*self.tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Client:
@@ -77,8 +59,11 @@ class Client:
 
     url     address of the WebSocket, as wss://push.example.com/v1/websocket
     token   called before each connection and each renewal. None: nobody is signed in, stop. Raises: try later
+    api     address of the HTTP API without a path, as https://push.example.com: for networks that let no WebSocket
+            through. Needs the extra `sse`
     active  is the person looking? Then what arrives counts as seen
 
+    Raises ValueError for an `api` that is no address.
     Take the changes: beyond 1024 that wait the server counts us as slow and closes; nothing is lost by that.
     """
 
@@ -87,19 +72,24 @@ class Client:
         url: str,
         token: Token,
         *,
+        api: str | None = None,
         active: bool = False,
         backoff: Backoff | None = None,
         timing: Timing | None = None,
     ) -> None:
+        if api is not None and not api.startswith(("https://", "http://")):
+            raise ValueError(f"api: the address must begin with https:// or http://, not {api}")
         self.url, self.inbox = url, Inbox()
         self.state: State = "idle"
         self._token, self._active = token, active
         self._backoff, self._timing = backoff or Backoff(), timing or Timing()
+        self._socket = websocket.way(url)
+        self._stream = None if api is None else _stream(api)
+        self._failures = 0  # WebSockets in a row that never came up
         self._marks = Marks()
         self._link: _Link | None = None
         self._changes: asyncio.Queue[Change | Exception | None] = asyncio.Queue(WAITING_CHANGES)
         self._work: asyncio.Task[None] | None = None
-        self._side: set[asyncio.Task[None]] = set()
 
     # -- life
 
@@ -120,13 +110,21 @@ class Client:
         work, self._work = self._work, None
         if work is None:
             return
+        closer = asyncio.current_task()
+        before = closer.cancelling() if closer is not None else 0
         work.cancel()
-        with suppress(asyncio.CancelledError):
+        try:
             await work
-        self.state = "idle"
-        if self._changes.full():
-            self._changes.get_nowait()
-        self._changes.put_nowait(None)
+        except asyncio.CancelledError:
+            if closer is not None and closer.cancelling() > before:
+                raise  # not only the work has been cancelled, but whoever waits for its end
+        finally:
+            self.state = "idle"
+            self._failures = 0
+            self._backoff.reset()
+            if self._changes.full():
+                self._changes.get_nowait()
+            self._changes.put_nowait(None)
 
     def __aiter__(self) -> AsyncIterator[Change]:
         return self
@@ -174,11 +172,12 @@ class Client:
             self._marks.seen(inbox.epoch, inbox.seq)
             await self._say({"type": "seen", "seq": inbox.seq})
 
-    async def _say(self, *messages: dict[str, Any]) -> None:
+    async def _say(self, *messages: Message) -> None:
         # Before `upto` they wait: marks by seq mean something only in the epoch that it names.
-        if self._link is not None and self.inbox.complete:
+        link = self._link
+        if link is not None and self.inbox.complete:
             for message in messages:
-                await self._link.say(message)
+                await link.transport.say(message)
 
     # -- connecting
 
@@ -192,91 +191,78 @@ class Client:
         except Exception as fault:  # whoever takes the changes hears of it, also of what has no name yet
             self.state = "stopped"
             await self._changes.put(fault)
-        finally:
-            self._link = None
 
     async def _connection(self) -> float:
         """One connection from beginning to end; seconds to wait before the next. Raises Stopped."""
-        try:
-            async with asyncio.timeout(self._timing.answer):
-                token = await self._token()
-                if not token:
-                    raise Stopped(0, "no token: nobody is signed in")
-                socket = await self._open()
-        except Stopped:
-            raise
-        except InvalidURI as fault:
-            raise Stopped(0, str(fault)) from fault
-        except Exception as fault:  # the token's own errors are as good as any: all mean later
-            log.info("no connection to %s: %r", self.url, fault)
+        end = asyncio.get_running_loop().time() + self._timing.answer
+        token = await self._asked(end)
+        if token is None:
             return self._backoff.next()
-        link = _Link(socket)
-        try:
-            await self._follow(link, token)
-        finally:
-            self._link = None
-            await _quietly(socket.close())
-        code, reason = socket.close_code or 1006, socket.close_reason or ""
-        log.info("connection closed: %d %s", code, reason)
+        streaming = self._streaming
+        link, (code, reason) = await self._followed(streaming or self._socket, token, end)
+        # A WebSocket that came up proves the way. After a stream the WebSocket gets one try, then the stream again.
+        if streaming:
+            self._failures = SOCKET_TRIES - 1
+        else:
+            self._failures = 0 if link is not None and link.ready else self._failures + 1
+        log.info("%s is over: %d %s", "stream" if streaming else "connection", code, reason)
         # 4000-4499: come again; 4500-4999: do not, it would end the same way.
         if 4500 <= code <= 4999:
             raise Stopped(code, reason)
-        return link.pause if link.pause is not None else self._backoff.next()
+        return self._backoff.next() if link is None or link.pause is None else link.pause
 
-    async def _open(self) -> ClientConnection:
+    async def _asked(self, end: float) -> str | None:
+        """A token, or None when there may be one later. Raises Stopped."""
         try:
-            return await connect(
-                self.url,
-                subprotocols=[Subprotocol("notifier.v1")],
-                open_timeout=None,
-                close_timeout=2,
-                ping_interval=self._timing.silence,
-                ping_timeout=self._timing.pong,
-                max_size=1 << 20,
-            )
-        except InvalidHandshake as fault:
-            raise ConnectionError(str(fault)) from fault
+            async with asyncio.timeout_at(end):
+                token = await self._token()
+        except Exception as fault:  # the application's own errors are as good as any: all mean later
+            log.info("no token: %r", fault)
+            return None
+        if not token:
+            raise Stopped(0, "no token: nobody is signed in")
+        return token
 
-    async def _follow(self, link: _Link, token: str) -> None:
+    @property
+    def _streaming(self) -> Way | None:
+        return self._stream if self._failures >= SOCKET_TRIES else None
+
+    async def _followed(self, way: Way, token: str, end: float) -> tuple[_Link | None, tuple[int, str]]:
+        """Connect, and take in what comes; how it ended. Raises Stopped."""
         self.inbox.begin()
-        self._link = link
-        helpers = [asyncio.create_task(work(link)) for work in (self._acks, self._deadlines)]
+        link = None
         try:
-            await link.say({"type": "auth", "token": token, **self.inbox.where()})
-            async for text in link.socket:
-                await self._heard(link, json.loads(text))
-        except ConnectionClosed:
-            pass  # the codes say why
-        finally:
-            for helper in (*helpers, *self._side):
-                helper.cancel()
-            self._side.clear()
-
-    async def _deadlines(self, link: _Link) -> None:
-        try:
-            async with asyncio.timeout(self._timing.answer):
-                await link.ready.wait()
+            async with asyncio.timeout_at(end) as deadline, way(token, self.inbox, self._timing) as transport:
+                link = self._link = _Link(transport, deadline)
+                link.aside(self._acks(link))
+                try:
+                    async with aclosing(transport.messages()) as messages:
+                        async for message in messages:
+                            await self._heard(link, message)
+                finally:
+                    self._link = None
+                    await link.end()
         except TimeoutError:
-            await link.socket.close()
-            return
-        await asyncio.sleep(self._timing.stable)
-        self._backoff.reset()
+            return link, (LOST, "no answer")
+        except Unreachable as fault:
+            return link, (LOST, str(fault))
+        return link, transport.ended
 
     # -- listening
 
-    async def _heard(self, link: _Link, message: dict[str, Any]) -> None:
-        kind = message.get("type")
+    async def _heard(self, link: _Link, message: Message) -> None:
+        kind = message["type"]
         if kind == "ready":
-            link.ready.set()
+            self._begun(link)
         elif kind == "drain":
             link.pause = message["retry_ms"] / 1000
-        elif kind == "reauth":
-            self._aside(self._renew(link))
+        elif kind == "reauth" and link.transport.renews:
+            link.aside(self._renew(link))
         elif kind == "error":
-            log.warning("the server refused a message: %s %s", message.get("code"), message.get("reason"))
+            log.warning("the server says: %s %s", message.get("code"), message.get("reason"))
         elif kind == "resync":
             link.looked = link.owed = 0
-        change = self.inbox.apply(message) if kind is not None else None
+        change = self.inbox.apply(message)
         if "seq" in message and kind not in ("ready", "upto"):
             await self._owe(link, kind == "notification")
         self._marks.settle(self.inbox)
@@ -285,16 +271,16 @@ class Client:
         if change is not None:
             await self._changes.put(change)
 
+    def _begun(self, link: _Link) -> None:
+        link.ready = True
+        link.deadline.reschedule(None)
+        link.stable = asyncio.get_running_loop().call_later(self._timing.stable, self._backoff.reset)
+
     async def _caught_up(self, link: _Link) -> None:
         self.state = "live"
         for mark in self._marks.due():
-            await link.say(mark)
+            await link.transport.say(mark)
         await self.look(self._active)
-
-    def _aside(self, work: Any) -> None:
-        task: asyncio.Task[None] = asyncio.create_task(work)
-        self._side.add(task)
-        task.add_done_callback(self._side.discard)
 
     async def _renew(self, link: _Link) -> None:
         """A new token on the same connection, before the old one ends. Without one the server closes with 4001."""
@@ -304,7 +290,7 @@ class Client:
             log.warning("no new token: %s", fault)
             return
         if token:
-            await link.say({"type": "auth", "token": token})
+            await link.transport.say({"type": "auth", "token": token})
 
     # -- receipts
 
@@ -325,13 +311,27 @@ class Client:
         """Cumulative. `active` also says that the person is looking."""
         link.owed = 0
         link.owing.clear()
-        message: dict[str, Any] = {"type": "ack", "seq": self.inbox.last}
+        message: Message = {"type": "ack", "seq": self.inbox.last}
         if self._active and self.inbox.complete:
             message["active"] = True
             link.looked = self.inbox.last
-        await link.say(message)
+        await link.transport.say(message)
 
 
-async def _quietly(work: Awaitable[object]) -> None:
-    with suppress(ConnectionClosed, OSError, TimeoutError):
-        await cast("Awaitable[None]", work)
+def _stream(api: str) -> Way | None:
+    """None, said once, when what a stream needs is not installed."""
+    try:
+        from notifier_client.stream import way
+    except ImportError as missing:
+        _say_why(str(missing))
+        return None
+    return way(api)
+
+
+@cache
+def _say_why(missing: str) -> None:
+    log.warning(
+        "no fallback to server-sent events where WebSockets do not get through: %s;"
+        " pip install 'notifier-client[sse]' brings what it needs",
+        missing,
+    )
