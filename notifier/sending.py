@@ -146,13 +146,13 @@ class Sender:
         self._history: str | None = (
             ""  # where to go on in what was given to us before; None = nothing is left
         )
+        self._labels = {kind: f"{lane.label} {kind}" for kind in _KINDS}
         self._readings = 0  # of it, under way
         self._drops = 0  # how often it was begun anew
         self._offered = 0  # what that was when a handover was last offered room
         self._gifts: deque[_Gift] = deque()
         self._behind = True  # there may be more in the lane than was read, of which no handover knows
         self._halted = False
-        self._labels = {kind: f"{lane.label} {kind}" for kind in _KINDS}
         self._hand: set[str] = set()
         self._unsettled = Ledger()
         self._keep_at = 0.0
