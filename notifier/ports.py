@@ -436,11 +436,12 @@ class Devices(Protocol):
         """Take a device (by its id) off this person's list; False: it was not there. Another's stays."""
 
     def rename(self, user: str, old: str, device: Device, ms: int) -> Awaitable[bool]:
-        """The device `old` has another token now, and is `device`; for `ms` that is known. False: it is another's."""
+        """The device `old` has another token now, and is `device`; for `ms` that is known. False: one of them is not
+        this person's any more."""
 
     def rename_all(self, renames: Sequence[Rename], seconds: float) -> Awaitable[tuple[str, ...]]:
-        """Some at a time, for so many seconds: then no more are begun, and what is under way is not waited for. Never
-        raises for one that fails; why those failed, or were not finished, that did."""
+        """Some people's at a time, for so many seconds: then no more are begun, and what is under way is not waited
+        for. Never raises for one that fails; why those failed, or were not finished, that did."""
 
     def renamed(self, user: str, device: str) -> Awaitable[str]:
         """What has become of a device by `rename`; "" = nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -13,6 +14,7 @@ from notifier.edge.memory_push import MemoryDevices
 from notifier.ports import Unavailable
 from notifier.sending import RENAMING, Sender
 from tests.contract.phones import FCM, OK, FakeProvider, begin, phone
+from tests.contract.world import people
 from tests.test_pipeline import now
 from tests.test_sender import House, U, V, turn
 
@@ -116,12 +118,16 @@ class Slow(MemoryDevices):
         return await super().rename(user, old, device, ms)
 
 
-def slow_house() -> tuple[House, Slow, Sender]:
-    """A batch for forty phones, each of which has another token now."""
+FORTY = people(40)
+
+
+def slow_house(whose: Sequence[str] = FORTY) -> tuple[House, Slow, Sender]:
+    """A batch for forty phones, each of which has another token now. `whose`: each of them."""
     house = House()
     phones = [phone(f"p{n:02}", FCM) for n in range(40)]
-    house.enlist(U, *phones)
-    house.comment(U)
+    for user, one in zip(whose, phones, strict=True):
+        house.enlist(user, one)
+    house.comment(*dict.fromkeys(whose))
     names = {one.id: f"new{n:02}" for n, one in enumerate(phones)}
     sender = house.sender(FakeProvider(lambda one: renames(names[one.device.id])), FCM)
     slow = sender.devices = Slow(house)
@@ -136,9 +142,33 @@ def test_renames_go_side_by_side_and_not_all_at_once() -> None:
         slow.asked[answered].callback(None)
         assert len(slow.asked) == min(40, answered + 1 + RENAMES)
     assert under_way.called
-    assert {one.token for one in now(slow.of(U))} == {phone(f"new{n:02}", FCM).token for n in range(40)}
+    for n, user in enumerate(FORTY):
+        assert [one.token for one in now(slow.of(user))] == [phone(f"new{n:02}", FCM).token]
     assert (house.left(FCM), house.said) == (0, [])
     assert slow.time.getDelayedCalls() == []
+
+
+def test_the_renames_of_one_person_go_one_after_the_other() -> None:
+    house, slow, sender = slow_house([U] * 39 + [V])
+    under_way = begin(sender.once())
+    assert len(slow.asked) == 2, "one of each"
+    for answered in range(40):
+        slow.asked[answered].callback(None)
+    assert under_way.called
+    assert {one.token for one in now(slow.of(U))} == {phone(f"new{n:02}", FCM).token for n in range(39)}
+    assert (house.left(FCM), house.said) == (0, [])
+
+
+def test_what_is_left_of_one_person_is_not_begun_when_the_time_is_over() -> None:
+    house, slow, sender = slow_house([U] * 40)
+    under_way = begin(sender.once())
+    slow.asked[0].callback(None)
+    slow.time.advance(RENAMING)
+    assert under_way.called
+    (line,) = house.said
+    assert "39 of 40 devices could not be renamed" in line
+    slow.asked[1].callback(None)
+    assert len(slow.names) == len(slow.asked) == 2
 
 
 def test_slow_renames_do_not_hold_a_batch_until_others_take_it_over() -> None:

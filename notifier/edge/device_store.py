@@ -124,7 +124,13 @@ class DeviceMoves:
         return None if listed and not owner else False
 
     async def rename(self, user: str, old: str, device: Device, ms: int) -> bool:
-        """The device `old` has another token now, and is `device`; for `ms` that is known. False: it is another's."""
+        """The device `old` has another token now, and is `device`; for `ms` that is known. False: one of them is not
+        this person's any more."""
+        if device.id == old:
+            return True  # a gateway has repeated the token that it was asked with: what goes for it would be itself
+        (owner,) = await self.steps.owners([old])
+        if owner != user:
+            return False  # who has signed out since it was asked is not to be signed in by its answer
         if not await self._bring(user, device, device.registered, instead=old):
             return False
         # before the old one goes: whoever looks for it finds it or the note
@@ -133,26 +139,34 @@ class DeviceMoves:
         return True
 
     async def rename_all(self, renames: Sequence[Rename], seconds: float) -> tuple[str, ...]:
-        """Some at a time, for so many seconds; why those failed, or were not finished, that did."""
-        left, faults, ended = deque(renames), list[str](), 0
+        """Some people's at a time, for so many seconds; why those failed, or were not finished, that did."""
+        # One person's in a row: until an old device has gone, the new one takes room that another may have to make.
+        rows: dict[str, deque[Rename]] = {}
+        for one in renames:
+            rows.setdefault(one.user, deque()).append(one)
+        left, faults, ended = deque(rows.values()), list[str](), 0
 
         async def work() -> None:
             nonlocal ended
             while left:
-                one = left.popleft()
-                try:
-                    await self.rename(one.user, one.old, one.device, one.ms)
-                except Exception as error:  # each for itself
-                    faults.append(f"{type(error).__name__}: {error}")
-                ended += 1
+                row = left.popleft()
+                while row:
+                    one = row.popleft()
+                    try:
+                        await self.rename(one.user, one.old, one.device, one.ms)
+                    except Exception as error:  # each for itself
+                        faults.append(f"{type(error).__name__}: {error}")
+                    ended += 1
 
-        works = [Deferred.fromCoroutine(work()) for _ in range(min(RENAMES, len(renames)))]
+        works = [Deferred.fromCoroutine(work()) for _ in range(min(RENAMES, len(rows)))]
         over = self._wait(seconds)
         either: list[Deferred[Any]] = [gatherResults(works), over]
         await DeferredList(either, fireOnOneCallback=True, consumeErrors=True)
         over.cancel()
         # Not cancelled: cut between two steps, a device would get nothing until its app registers again.
         left.clear()
+        for row in rows.values():
+            row.clear()
         late = len(renames) - ended
         return (*faults, *[f"not done within {seconds:g} s"] * late)
 

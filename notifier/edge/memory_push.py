@@ -219,9 +219,9 @@ class MemoryPushes:
         return "done"
 
     def _is_pending(self, at: tuple[int, int], arrived: bool) -> bool:
-        """Without a group all will come again; what has arrived must not, if nobody has settled it."""
-        if "read" in self.stream.ends:
-            return at in self.stream.pending
+        """What nobody is known to have read will come again; what has arrived must not, if nobody has settled it."""
+        if "read" in self.stream.ends and at in self.stream.pending:
+            return True
         return arrived and at in self.stream.entries
 
     def _key(self, judged: ports.Judged) -> tuple[str, str, str, str]:

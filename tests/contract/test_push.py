@@ -444,6 +444,28 @@ async def test_what_has_arrived_does_not_come_again_though_the_group_is_gone(wor
     assert (await log.read(10)).entries == (refused.entry,)
 
 
+async def test_what_has_arrived_does_not_come_again_though_redis_forgot_that_it_was_read(
+    world: World,
+) -> None:
+    """It was restarted with data of a moment before, or the group was made again: nobody has been given the entries."""
+    await enlist(world, U, [phone()])
+    await Reader(world).deliver(*(event("comment", to=U, thing=f"{n}") for n in range(2)))
+    log = world.pushes(APNS)
+    await log.create()
+    look = await log.look((await log.read(2)).entries)
+    await world.drop_group(APNS)
+    await log.create()
+    arrived, refused = look.found
+    settlements = (
+        Settlement(arrived.entry, look.run, (judged(arrived, DONE),)),
+        Settlement(refused.entry, look.run, (judged(refused, later(1)),)),
+    )
+    assert (await log.settle([*settlements, settlements[0]])).states == ("done", "gone", "gone")
+    assert (await log.settle(settlements)).states == ("gone", "gone")
+    assert await world.waiting() == {}
+    assert (await log.read(10)).entries == (refused.entry,)
+
+
 async def test_a_drop_under_another_run_changes_nothing(world: World) -> None:
     await enlist(world, U, [phone()])
     log, found, _ = await one_entry(world)

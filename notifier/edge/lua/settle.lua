@@ -26,9 +26,10 @@ end
 local function is_pending(id, arrived)
   if pending[id] ~= nil then return pending[id] end
   local found = redis.pcall('XPENDING', stream, group, id, id, 1)
-  if not found.err then return #found > 0 end
-  if not string.find(found.err, 'NOGROUP', 1, true) then error(found) end
-  -- The group is gone: the entry comes again, and is decided anew. What has rung a phone must not, if nobody has settled it.
+  if found.err and not string.find(found.err, 'NOGROUP', 1, true) then error(found) end
+  if not found.err and #found > 0 then return true end
+  -- Settled, or Redis does not know that it was read: the group is gone or was made again, or Redis went back in time.
+  -- Then the entry comes again, and is decided anew. What has rung a phone must not, if nobody has settled it.
   return arrived and #call('XRANGE', stream, id, id) > 0
 end
 
