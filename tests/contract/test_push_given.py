@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import pytest
@@ -262,6 +262,28 @@ async def test_whose_a_device_is_is_asked_when_it_is_sent_to(world: World) -> No
     (found,) = (await world.pushes(APNS).look(taking.given_now.read.entries, taking.given_now.seen)).found
     assert [one.id for one in found.devices] == [phone("b").id]
     assert [one.id for one in found.strangers] == [phone("a").id]
+
+
+async def renamed(world: World) -> None:
+    assert await world.devices().rename(U, phone("a").id, phone("new"), 60_000)
+
+
+async def replaced(world: World) -> None:
+    assert await world.devices().register(U, phone("new"))
+    assert await world.devices().unregister(U, phone("a").id)
+
+
+@pytest.mark.parametrize("change", [renamed, replaced], ids=["by the provider", "by its app"])
+async def test_a_phone_that_has_another_token_meanwhile_is_told(
+    world: World, change: Callable[[World], Awaitable[None]]
+) -> None:
+    await enlist(world, U, [phone("a"), phone("b")])
+    await opened(world)
+    taking = Taking()
+    await Reader(world, outlets={str(APNS): taking}).deliver(*comments("c", at=world.now()))
+    await change(world)
+    look = await compared(world, taking)
+    assert {one.id for one in look.found[0].devices} == {phone("new").id, phone("b").id}
 
 
 async def test_a_persons_failed_change_leaves_the_look_to_the_sender(world: World) -> None:
