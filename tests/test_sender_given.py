@@ -366,6 +366,16 @@ def test_what_lies_too_long_is_looked_at_again_if_it_is_ours() -> None:
     assert (house.sent(), house.left()) == ([first], 0)
 
 
+def test_what_lies_until_a_claim_is_due_is_sent_at_once() -> None:
+    """The breaker was open, or the process stopped, for longer than anybody may have an entry at hand."""
+    house = Together()
+    name = house.comment(U)
+    house.pass_(600)
+    turn(house.sending)
+    assert house.asked()[:3] == ["keep", "look", "claim"]
+    assert (house.sent(), house.left()) == ([name], 0)
+
+
 def test_what_lies_too_long_and_is_anothers_is_theirs() -> None:
     house = Together()
     house.comment(U)
