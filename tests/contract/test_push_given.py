@@ -353,6 +353,19 @@ async def test_devices_in_other_forms(real: RedisWorld) -> None:
     assert (len(found.newer), found.damaged) == (1, ("x" * 22,))
 
 
+async def test_a_place_that_is_no_number_is_none_with_room_for_pushes_too(real: RedisWorld) -> None:
+    await enlist(real, U, [phone()])
+    await opened(real)
+    await Reader(real).deliver(*comments("a", at=real.now()))
+    await real.calls.call("HSET", keys.inbox(U, 1), "n:c", "nonsense")
+    taking = Taking()
+    reader = Reader(real, outlets={str(APNS): taking})
+    await reader.deliver(*comments("c", at=real.now()))
+    assert reader.reports == []
+    await compared(real, taking)
+    assert taking.seen == ["c"]
+
+
 async def test_entries_in_other_forms(real: RedisWorld) -> None:
     await enlist(real, U, [phone()])
     await opened(real)
