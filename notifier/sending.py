@@ -209,6 +209,7 @@ class Sender:
             taken = await self._take_gift(BATCH)
             if taken.entries:
                 await self._handle(taken)
+        await self._settle_again(float("inf"))
 
     # -- what a handover brings (ports.Outlet)
 

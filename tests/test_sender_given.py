@@ -3,7 +3,7 @@ never sent twice, whatever comes in between."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from notifier.core.guard import GuardRule
 from notifier.core.lanes import PushEntry
 from notifier.core.model import Outcome
 from notifier.edge.memory import MemoryLog
-from notifier.ports import FRESH, Handed, PushesRead, Seen, Unavailable
+from notifier.ports import FRESH, Handed, PushesRead, PushesSettled, Seen, Settlement, Unavailable
 from notifier.sending import BATCH, GIFTS_LIE, MOST_GIFTS, MOST_UNSETTLED, Sender
 from tests.contract.phones import APNS, DOWN, FCM, OK, FakeProvider, phone
 from tests.test_pipeline import now
@@ -463,6 +463,24 @@ def test_a_process_that_stops_leaves_nothing_of_it_lying() -> None:
     house.sending.halt()
     now(house.sending.release())
     assert (house.sent(), house.left()) == ([name], 0)
+
+
+def test_a_process_that_stops_settles_what_it_has_sent_last_though_that_failed_once() -> None:
+    house = Together()
+    name = house.comment(U)
+    settle, tries = house.log._log.settle, list[int]()
+
+    async def failing(batch: Sequence[Settlement]) -> PushesSettled:
+        tries.append(len(batch))
+        if len(tries) == 1:
+            raise ValueError("something in it is refused")
+        settled: PushesSettled = await settle(batch)
+        return settled
+
+    house.log._log.settle = failing
+    house.sending.halt()
+    now(house.sending.release())
+    assert (house.sent(), house.left(), tries) == ([name], 0, [1, 1])
 
 
 def test_who_is_given_nothing_reads_as_ever() -> None:
