@@ -229,6 +229,7 @@ class Sender:
         """What a handover that began at `asked` has read for us: at once in our hands, then for one of the loops."""
         if self._drops != self._offered:
             self.drop()  # what we had before is being read anew, and this was in it, or came too late for that
+            self.log.ring()  # nobody else has, for it was given to us
             return
         entries, now = self._in_hand(given.read), self.clock()
         self._behind = given.more

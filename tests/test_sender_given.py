@@ -299,6 +299,23 @@ def test_what_no_reading_saw_is_not_lost_when_it_comes_after_one() -> None:
     assert (house.sent(), house.left()) == ([name], 0)
 
 
+def test_what_is_left_to_a_reading_wakes_one_who_reads() -> None:
+    house = Together()
+    rings: list[str] = []
+    house.log._log.ring = lambda: rings.append("rung")
+    handover = house.mine.handover
+
+    async def after(batch: Batch, want: int, rooms: Mapping[str, int] = {}) -> Handed:
+        handed = await handover(batch, want, rooms)
+        if rooms:
+            house.sending.drop()  # another loop has met a failure
+        return handed
+
+    house.mine.handover = after  # type: ignore[method-assign]
+    house.comment(U)
+    assert (rings, house.left()) == (["rung"], 1)
+
+
 def test_what_is_under_way_is_not_read_once_more() -> None:
     house = Together()
     name = house.comment(U)
