@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from notifier.core import keys
 from notifier.core.backlog import Batch
@@ -15,6 +16,7 @@ from notifier.core.gate import GateRule
 from notifier.core.guard import GuardRule
 from notifier.core.lanes import PushEntry
 from notifier.core.model import Outcome
+from notifier.edge.loop import Loop
 from notifier.edge.memory import MemoryLog
 from notifier.ports import FRESH, Handed, PushesRead, PushesSettled, Seen, Settlement, Unavailable
 from notifier.sending import BATCH, GIFTS_LIE, MOST_GIFTS, MOST_UNSETTLED, Sender
@@ -480,6 +482,20 @@ def test_a_process_that_stops_leaves_nothing_of_it_lying() -> None:
     house.sending.halt()
     now(house.sending.release())
     assert (house.sent(), house.left()) == ([name], 0)
+
+
+def test_a_process_that_stops_sends_what_it_has_in_hand_before_its_sockets_have_drained() -> None:
+    house = Together()
+    names = [house.comment(U), house.comment(U)]
+    answered: Deferred[None] = Deferred()
+    house.provider.gate = lambda: answered
+    loop = Loop(Clock(), house.sending, "lane", 1.0)
+    loop.start()
+    house.sending.halt()
+    loop.halt()
+    answered.callback(None)
+    assert (house.sent(), house.left()) == (names, 0)
+    now(loop.stop())
 
 
 def test_a_process_that_stops_settles_what_it_has_sent_last_though_that_failed_once() -> None:
