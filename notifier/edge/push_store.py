@@ -125,9 +125,11 @@ class RedisPushes:
         whose = [_whose(one, owners) for one in found]
         if seen is not None:
             # Who has lost a device since may have got another for it, by a rename or by its app.
-            changed = [one.entry for one in found if one.entry.id in seen.found and _has_lost(one, owners)]
-            anew = {one.entry.id: one for one in (await self.look(changed)).found} if changed else {}
-            whose = [anew.get(one.entry.id, one) for one in whose]
+            parted = (one for one, own in zip(found, whose, strict=True) if own is not one)  # nearly always none
+            changed = [one.entry for one in parted if one.entry.id in seen.found and _has_lost(one, owners)]
+            if changed:
+                anew = {one.entry.id: one for one in (await self.look(changed)).found}
+                whose = [anew.get(one.entry.id, one) for one in whose]
         return Look(now, run, tuple(whose))
 
     async def _look(self, entries: Sequence[PushEntry]) -> tuple[int, str, list[Looked]]:
