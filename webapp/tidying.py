@@ -26,15 +26,16 @@ _LOOK: Final = (
     "SELECT '{schema}' WHERE EXISTS (SELECT FROM {schema}.answered WHERE id < %(before)s) "
     "OR EXISTS (SELECT FROM {schema}.outbox WHERE lane = %(later)s AND id < %(shown)s)"
 )
-# Several relays do this at the same time: none waits for rows that another is deleting.
+# Several relays do this at the same time: none waits for rows that another is deleting. ARRAY, because the rows of an
+# IN may be sought anew for each row of the table, pass over those that are gone by then, and so be more than LIMIT.
 _OLD: Final = (
-    "DELETE FROM {schema}.answered WHERE (person_id, about, key) IN (SELECT person_id, about, key "
-    "FROM {schema}.answered WHERE id < %(before)s ORDER BY id LIMIT %(most)s FOR UPDATE SKIP LOCKED)"
+    "DELETE FROM {schema}.answered WHERE ctid = ANY (ARRAY (SELECT ctid "
+    "FROM {schema}.answered WHERE id < %(before)s ORDER BY id LIMIT %(most)s FOR UPDATE SKIP LOCKED))"
 )
 # Their own lane then: relays delete them, and try that again where the storage refuses it.
 _DUE: Final = (
-    "UPDATE {schema}.outbox SET lane = %(files)s WHERE id IN (SELECT id FROM {schema}.outbox "
-    "WHERE lane = %(later)s AND id < %(shown)s ORDER BY id LIMIT %(most)s FOR UPDATE SKIP LOCKED)"
+    "UPDATE {schema}.outbox SET lane = %(files)s WHERE ctid = ANY (ARRAY (SELECT ctid FROM {schema}.outbox "
+    "WHERE lane = %(later)s AND id < %(shown)s ORDER BY id LIMIT %(most)s FOR UPDATE SKIP LOCKED))"
 )
 _log: Final = logging.getLogger(__name__)
 

@@ -77,6 +77,22 @@ def test_it_looks_once_a_minute(tidy: Tidying, clock: Clock) -> None:
     assert left() == {}
 
 
+@pytest.fixture(params=["hashagg", "hashjoin, hashagg, material, sort"])
+def planner(db: Stack, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Ways that the planner may go, of which one asks anew for each row."""
+    names = request.param.split(", ")
+
+    def switch(how: str) -> None:
+        for node in each_node(primary=True):
+            with node.cursor() as cursor:
+                cursor.execute("; ".join(f"SET enable_{name} = {how}" for name in names))
+
+    switch("off")
+    yield
+    switch("on")
+
+
+@pytest.mark.usefixtures("planner")
 def test_much_goes_in_steps(tidy: Tidying, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tidying, "AT_ONCE", 10)
     answered(2, *range(OLD - 25, OLD))
