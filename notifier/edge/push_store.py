@@ -125,7 +125,7 @@ class RedisPushes:
         whose = [_whose(one, owners) for one in found]
         if seen is not None:
             # Who has lost a device since may have got another for it, by a rename or by its app.
-            parted = (one for one, own in zip(found, whose, strict=True) if own is not one)  # nearly always none
+            parted = (one for one, own in zip(found, whose, strict=True) if own is not one)
             changed = [one.entry for one in parted if one.entry.id in seen.found and _has_lost(one, owners)]
             if changed:
                 anew = {one.entry.id: one for one in (await self.look(changed)).found}
