@@ -344,7 +344,7 @@ class PushLog(Protocol):
 
     def look(self, entries: Sequence[PushEntry], seen: Seen | None = None) -> Awaitable[Look]:
         """What stands behind entries; in order, all of them. `seen`: what is known of some, which makes the Look as old
-        as that is."""
+        as that is; whoever has lost a device since is looked at again."""
 
     def settle(self, settlements: Sequence[Settlement]) -> Awaitable[PushesSettled]:
         """Write down what became of entries and acknowledge them."""

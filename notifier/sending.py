@@ -209,6 +209,7 @@ class Sender:
             taken = await self._take_gift(BATCH)
             if taken.entries:
                 await self._handle(taken)
+        await self._settle_again(float("inf"))
 
     # -- what a handover brings (ports.Outlet)
 
@@ -228,6 +229,7 @@ class Sender:
         """What a handover that began at `asked` has read for us: at once in our hands, then for one of the loops."""
         if self._drops != self._offered:
             self.drop()  # what we had before is being read anew, and this was in it, or came too late for that
+            self.log.ring()  # nobody else has, for it was given to us
             return
         entries, now = self._in_hand(given.read), self.clock()
         self._behind = given.more
@@ -269,12 +271,12 @@ class Sender:
             read = await self._read_history(want, self._history)
             if read.after:
                 return _Taken(await self._received(read), True)
+        if self._gifts:  # before a claim, which would make them younger for Redis than they are for us
+            return await self._take_gift(want)
         if self.clock() >= self._claim_at:
             read = await self._claim(want)
             if read.entries or read.after:
                 return _Taken(await self._received(read), True)
-        if self._gifts:
-            return await self._take_gift(want)
         read = await self.log.read(want)
         self._behind = len(read.entries) + len(read.broken) + read.newer >= want
         return _Taken(await self._received(read), self._behind)

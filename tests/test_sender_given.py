@@ -3,11 +3,12 @@ never sent twice, whatever comes in between."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from notifier.core import keys
 from notifier.core.backlog import Batch
@@ -15,8 +16,9 @@ from notifier.core.gate import GateRule
 from notifier.core.guard import GuardRule
 from notifier.core.lanes import PushEntry
 from notifier.core.model import Outcome
+from notifier.edge.loop import Loop
 from notifier.edge.memory import MemoryLog
-from notifier.ports import FRESH, Handed, PushesRead, Seen, Unavailable
+from notifier.ports import FRESH, Handed, PushesRead, PushesSettled, Seen, Settlement, Unavailable
 from notifier.sending import BATCH, GIFTS_LIE, MOST_GIFTS, MOST_UNSETTLED, Sender
 from tests.contract.phones import APNS, DOWN, FCM, OK, FakeProvider, phone
 from tests.test_pipeline import now
@@ -299,6 +301,23 @@ def test_what_no_reading_saw_is_not_lost_when_it_comes_after_one() -> None:
     assert (house.sent(), house.left()) == ([name], 0)
 
 
+def test_what_is_left_to_a_reading_wakes_one_who_reads() -> None:
+    house = Together()
+    rings: list[str] = []
+    house.log._log.ring = lambda: rings.append("rung")
+    handover = house.mine.handover
+
+    async def after(batch: Batch, want: int, rooms: Mapping[str, int] = {}) -> Handed:
+        handed = await handover(batch, want, rooms)
+        if rooms:
+            house.sending.drop()  # another loop has met a failure
+        return handed
+
+    house.mine.handover = after  # type: ignore[method-assign]
+    house.comment(U)
+    assert (rings, house.left()) == (["rung"], 1)
+
+
 def test_what_is_under_way_is_not_read_once_more() -> None:
     house = Together()
     name = house.comment(U)
@@ -364,6 +383,16 @@ def test_what_lies_too_long_is_looked_at_again_if_it_is_ours() -> None:
     turn(house.sending)
     assert house.asked()[:2] == ["keep", "look"]
     assert (house.sent(), house.left()) == ([first], 0)
+
+
+def test_what_lies_until_a_claim_is_due_is_sent_at_once() -> None:
+    """The breaker was open, or the process stopped, for longer than anybody may have an entry at hand."""
+    house = Together()
+    name = house.comment(U)
+    house.pass_(600)
+    turn(house.sending)
+    assert house.asked()[:3] == ["keep", "look", "claim"]
+    assert (house.sent(), house.left()) == ([name], 0)
 
 
 def test_what_lies_too_long_and_is_anothers_is_theirs() -> None:
@@ -453,6 +482,38 @@ def test_a_process_that_stops_leaves_nothing_of_it_lying() -> None:
     house.sending.halt()
     now(house.sending.release())
     assert (house.sent(), house.left()) == ([name], 0)
+
+
+def test_a_process_that_stops_sends_what_it_has_in_hand_before_its_sockets_have_drained() -> None:
+    house = Together()
+    names = [house.comment(U), house.comment(U)]
+    answered: Deferred[None] = Deferred()
+    house.provider.gate = lambda: answered
+    loop = Loop(Clock(), house.sending, "lane", 1.0)
+    loop.start()
+    house.sending.halt()
+    loop.halt()
+    answered.callback(None)
+    assert (house.sent(), house.left()) == (names, 0)
+    now(loop.stop())
+
+
+def test_a_process_that_stops_settles_what_it_has_sent_last_though_that_failed_once() -> None:
+    house = Together()
+    name = house.comment(U)
+    settle, tries = house.log._log.settle, list[int]()
+
+    async def failing(batch: Sequence[Settlement]) -> PushesSettled:
+        tries.append(len(batch))
+        if len(tries) == 1:
+            raise ValueError("something in it is refused")
+        settled: PushesSettled = await settle(batch)
+        return settled
+
+    house.log._log.settle = failing
+    house.sending.halt()
+    now(house.sending.release())
+    assert (house.sent(), house.left(), tries) == ([name], 0, [1, 1])
 
 
 def test_who_is_given_nothing_reads_as_ever() -> None:

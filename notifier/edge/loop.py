@@ -67,7 +67,7 @@ class Loop:
         self._ended = Deferred.fromCoroutine(self._run())
 
     def halt(self) -> None:
-        """Begin nothing more."""
+        """Begin nothing more; what is in hand is given back after the batch under way."""
         self._running = False
         if self._asleep is not None:
             self._asleep.cancel()
@@ -77,6 +77,9 @@ class Loop:
         self.halt()
         if self._ended is not None:
             await self._ended
+        await self._release()  # what has come in since
+
+    async def _release(self) -> None:
         try:
             await self.steps.release()
         except (Unavailable, ReplyError) as error:
@@ -98,6 +101,7 @@ class Loop:
                 await self._failed(error, None)
             except Exception as error:  # a bug: said in full, and the loop goes on
                 await self._failed(error, log.failure)
+        await self._release()  # now: between halt() and stop() sockets drain, for many seconds
 
     async def _wait(self) -> None:
         if self.steps.owned:

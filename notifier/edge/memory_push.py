@@ -174,13 +174,23 @@ class MemoryPushes:
             if seen is None:
                 seen = ports.Seen(self.server.now, self.server.run, {})
             found = (
-                seen.found.get(one.id) or look_behind(self.server, str(self.lane), one) for one in entries
+                self._known(one, seen) or look_behind(self.server, str(self.lane), one) for one in entries
             )
             return ports.Look(seen.now, seen.run, tuple(map(self._whose, found)))
 
+    def _known(self, entry: PushEntry, seen: ports.Seen) -> ports.Looked | None:
+        """What was seen of an entry, while all devices that were seen are the person's."""
+        known = seen.found.get(entry.id)
+        if known is None or any(self._owner(one) != entry.user for one in known.devices):
+            return None
+        return known
+
+    def _owner(self, device: Device) -> str:
+        return self.server.owners.get(device.id, ("", 0, ""))[0]
+
     def _whose(self, listed: ports.Looked) -> ports.Looked:
         entry = listed.entry
-        whose = [(one, self.server.owners.get(one.id, ("", 0, ""))[0]) for one in listed.devices]
+        whose = [(one, self._owner(one)) for one in listed.devices]
         own = tuple(one for one, owner in whose if owner == entry.user and one.token)
         newer = tuple(one for one, owner in whose if owner == entry.user and not one.token)
         strangers = tuple(one for one, owner in whose if owner not in (entry.user, ""))

@@ -122,7 +122,15 @@ class RedisPushes:
             {one.id for x in found for one in x.devices}.union(*(x.damaged for x in found if x.damaged))
         )
         owners = dict(zip(ids, await self.steps.owners(ids), strict=True))
-        return Look(now, run, tuple(_whose(one, owners) for one in found))
+        whose = [_whose(one, owners) for one in found]
+        if seen is not None:
+            # Who has lost a device since may have got another for it, by a rename or by its app.
+            parted = (one for one, own in zip(found, whose, strict=True) if own is not one)
+            changed = [one.entry for one in parted if one.entry.id in seen.found and _has_lost(one, owners)]
+            if changed:
+                anew = {one.entry.id: one for one in (await self.look(changed)).found}
+                whose = [anew.get(one.entry.id, one) for one in whose]
+        return Look(now, run, tuple(whose))
 
     async def _look(self, entries: Sequence[PushEntry]) -> tuple[int, str, list[Looked]]:
         """Without asking whose the devices are."""
@@ -296,6 +304,12 @@ def _looked(entry: PushEntry, answer: Any, people: Any) -> Looked:
         devices = [one for one in devices if one.id == entry.device]
         damaged = [one for one in damaged if one == entry.device]
     return Looked(entry, row, tuple(devices), damaged=tuple(damaged))
+
+
+def _has_lost(listed: Looked, owners: Mapping[str, str]) -> bool:
+    """Whether a device is the person's no more, though it was on the list."""
+    ids = (*(one.id for one in listed.devices), *listed.damaged)
+    return any(owners[one] != listed.entry.user for one in ids)
 
 
 def _whose(listed: Looked, owners: Mapping[str, str]) -> Looked:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import pytest
@@ -264,6 +264,28 @@ async def test_whose_a_device_is_is_asked_when_it_is_sent_to(world: World) -> No
     assert [one.id for one in found.strangers] == [phone("a").id]
 
 
+async def renamed(world: World) -> None:
+    assert await world.devices().rename(U, phone("a").id, phone("new"), 60_000)
+
+
+async def replaced(world: World) -> None:
+    assert await world.devices().register(U, phone("new"))
+    assert await world.devices().unregister(U, phone("a").id)
+
+
+@pytest.mark.parametrize("change", [renamed, replaced], ids=["by the provider", "by its app"])
+async def test_a_phone_that_has_another_token_meanwhile_is_told(
+    world: World, change: Callable[[World], Awaitable[None]]
+) -> None:
+    await enlist(world, U, [phone("a"), phone("b")])
+    await opened(world)
+    taking = Taking()
+    await Reader(world, outlets={str(APNS): taking}).deliver(*comments("c", at=world.now()))
+    await change(world)
+    look = await compared(world, taking)
+    assert {one.id for one in look.found[0].devices} == {phone("new").id, phone("b").id}
+
+
 async def test_a_persons_failed_change_leaves_the_look_to_the_sender(world: World) -> None:
     """Its inbox may be in any state."""
     await enlist(world, U, [phone()])
@@ -329,6 +351,19 @@ async def test_devices_in_other_forms(real: RedisWorld) -> None:
     (found,) = (await compared(real, taking)).found
     assert [one.id for one in found.devices] == [phone("a").id]
     assert (len(found.newer), found.damaged) == (1, ("x" * 22,))
+
+
+async def test_a_place_that_is_no_number_is_none_with_room_for_pushes_too(real: RedisWorld) -> None:
+    await enlist(real, U, [phone()])
+    await opened(real)
+    await Reader(real).deliver(*comments("a", at=real.now()))
+    await real.calls.call("HSET", keys.inbox(U, 1), "n:c", "nonsense")
+    taking = Taking()
+    reader = Reader(real, outlets={str(APNS): taking})
+    await reader.deliver(*comments("c", at=real.now()))
+    assert reader.reports == []
+    await compared(real, taking)
+    assert taking.seen == ["c"]
 
 
 async def test_entries_in_other_forms(real: RedisWorld) -> None:

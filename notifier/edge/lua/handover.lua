@@ -76,6 +76,7 @@ end
 -- newest of their notification any more, devices; and by lane and entry what was appended. Only kept where there is room.
 local boxes, superseded, listed, made = {}, {}, {}, {}
 local function supersede(user, seq)
+  if not seq then return end  -- what stands there is no seq: `write` takes it for nothing too
   if not superseded[user] then superseded[user] = {} end
   superseded[user][seq] = true
 end
