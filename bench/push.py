@@ -104,7 +104,7 @@ def start(
 
 
 def _start_providers(sending: Sending, connections: int) -> None:
-    process = sending.providers.start(LOAD_CORE, STREAMS if connections == 1 else 400 // connections)
+    process = sending.providers.start(LOAD_CORE, STREAMS if connections == 1 else 320 // connections)
     sending.processes = (*sending.processes, process)
     sending.groups = {**sending.groups, "provider": process.pids()}
 
