@@ -165,6 +165,7 @@ def test_a_connection_is_kept_though_an_answer_takes_long(
     """Longer than a request may take to arrive; the next request has its time again, and no more than that."""
     with connected(port, b"") as found:
         asked(found, *parts, length=length)
+        threading.Event().wait(0.4)  # a connection that is to end does so now
         asked(found, GET)
         found.sendall(HEAD)
         answered(found)  # a head that never ends is still given up
