@@ -49,6 +49,7 @@ class Person(models.Model):
     display_name = models.TextField(default="", db_default="")
     bio = models.TextField(default="", db_default="")
     password = models.TextField()
+    sessions = models.IntegerField(default=0, db_default=0)  # how often all of them were ended
     avatar = models.TextField(default="", db_default="")  # key of the stored picture; "": none
     followers = models.IntegerField(default=0, db_default=0)
     following = models.IntegerField(default=0, db_default=0)

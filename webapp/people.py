@@ -15,7 +15,16 @@ from webapp import images, outbox, storage
 from webapp.events import Actor
 from webapp.lookup import rows_of
 from webapp.problems import Fault, Problem
-from webapp.shards import atomic, on_commit, read_cursor, shard, shard_of, shard_of_name, write_cursor
+from webapp.shards import (
+    atomic,
+    on_commit,
+    primary_only,
+    read_cursor,
+    shard,
+    shard_of,
+    shard_of_name,
+    write_cursor,
+)
 
 _NAME: Final = re.compile(r"[a-z0-9_.]{1,30}")
 _CARDS: Final = (
@@ -32,8 +41,10 @@ _INSERT: Final = (
     "INSERT INTO person (name, display_name, password) VALUES (%s, %s, %s) "
     "ON CONFLICT (name) DO NOTHING RETURNING id"
 )
-_HASHED: Final = "SELECT id, password FROM person WHERE name = %s"
-_HASH: Final = "SELECT password FROM person WHERE id = %s"
+_HASHED: Final = "SELECT id, password, sessions FROM person WHERE name = %s"
+_HASH: Final = "SELECT password, sessions FROM person WHERE id = %s"
+_REHASH: Final = "UPDATE person SET password = %s WHERE id = %s AND password = %s RETURNING sessions"
+_END: Final = "UPDATE person SET sessions = sessions + 1 WHERE id = %s RETURNING id"
 _CHANGE: Final = (
     "UPDATE person SET display_name = coalesce(%s, display_name), bio = coalesce(%s, bio) WHERE id = %s "
     "RETURNING id"
@@ -191,31 +202,75 @@ def sign_up(name: str, password: str, display_name: str) -> int:
     return int(row[0])
 
 
-def log_in(name: str, password: str) -> int:
-    """The id of the person of that name and password. Raises Problem `wrong-credentials`.
+def log_in(name: str, password: str) -> tuple[int, str]:
+    """The id of the person of that name and password, and their mark as `session_mark` gives it.
 
     It takes as long for a name that nobody has, so that nobody learns which there are.
+    Raises Problem `wrong-credentials`.
     """
     plain = name.lower()
-    row: tuple[int, str] | None = None
+    row: tuple[int, str, int] | None = None
     if _NAME.fullmatch(plain):
-        with shard(shard_of_name(plain)), read_cursor() as cursor:
+        # A replica that lags would still take a password that has been changed.
+        with primary_only(), shard(shard_of_name(plain)), read_cursor() as cursor:
             cursor.execute(_HASHED, [plain])
             row = cursor.fetchone()
-    person, hashed = row or (0, _nobodys_password())
+    person, hashed, sessions = row or (0, _nobodys_password(), 0)
     if not check_password(password, hashed) or not person:
         raise Problem("wrong-credentials")
-    return person
+    # Of the row that was checked: what has ended the sessions meanwhile ends this one as well.
+    return person, _mark(hashed, sessions)
 
 
-def password_mark(person: int) -> str:
-    """Tells passwords of a person apart, and tells nothing of them. Raises Problem `not-authenticated`."""
-    with shard(shard_of(person)), read_cursor() as cursor:
+def session_mark(person: int) -> str:
+    """What renewals are bound to: another after a new password, and after `end_sessions`; it tells nothing of either.
+
+    Raises Problem `not-authenticated` when they are gone.
+    """
+    return _mark(*_secrets(person))
+
+
+def _secrets(person: int) -> tuple[str, int]:
+    """The hash of somebody's password, and how often their sessions were ended. Raises Problem `not-authenticated`."""
+    # A replica that lags would still know those of before.
+    with primary_only(), shard(shard_of(person)), read_cursor() as cursor:
         cursor.execute(_HASH, [person])
-        row = cursor.fetchone()
+        row: tuple[str, int] | None = cursor.fetchone()
     if row is None:
         raise nobody()
-    return hashlib.sha256(f"renewal {row[0]}".encode()).hexdigest()[:32]
+    return row
+
+
+def _mark(hashed: str, sessions: int) -> str:
+    # The first is without its number, as before they were numbered: whoever came in then stays in.
+    bound = f"renewal {hashed} {sessions}" if sessions else f"renewal {hashed}"
+    return hashlib.sha256(bound.encode()).hexdigest()[:32]
+
+
+def change_password(person: int, old: str, new: str) -> str:
+    """Gives somebody another password, which ends all their renewals; the mark of those to come.
+
+    Raises Problem `invalid-content` when `old` is not their password, and `not-authenticated` when they are gone.
+    """
+    known, _ = _secrets(person)
+    if check_password(old, known):
+        hashed = make_password(new)
+        with shard(shard_of(person)), atomic(), write_cursor() as cursor:
+            # Of several at the same time one changes it: then the others' `old` is so no more.
+            cursor.execute(_REHASH, [hashed, person, known])
+            changed = cursor.fetchone()
+        if changed is not None:
+            return _mark(hashed, *changed)
+    why = "this is not your password"
+    raise Problem("invalid-content", f"old: {why}", errors=[Fault("old", why)])
+
+
+def end_sessions(person: int) -> None:
+    """Ends all renewals of a person; tokens live out their hours. Raises Problem `not-authenticated`."""
+    with shard(shard_of(person)), atomic(), write_cursor() as cursor:
+        cursor.execute(_END, [person])
+        if cursor.fetchone() is None:
+            raise nobody()
 
 
 @functools.cache

@@ -5,6 +5,7 @@ gthread itself has none: a request that never ends keeps its thread, and a few s
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from functools import cached_property
@@ -32,21 +33,35 @@ class Worker(ThreadWorker):  # type: ignore[misc, unused-ignore]  # gunicorn has
             self._arriving.pop(conn, None)
 
     def handle_request(self, req: Any, conn: Any) -> Any:
-        """Its head is here; each part of the content has a time of its own, so what goes on may take long in all."""
-        self._arriving[conn] = time.monotonic() + self._seconds
-        self._follow(conn)
-        return super().handle_request(req, conn)
+        """Its head is here; each part of the content has a time of its own, so what goes on may take long in all.
 
-    def _follow(self, conn: Any) -> None:
-        """Nothing is saved up: who has sent much at once must go on all the same."""
+        How long the answer takes does not count: once the content is here, the connection stays as it was announced.
+        """
+        unreader = conn.parser.unreader
+        awaited = _length(req) - len(unreader.buf.getvalue())  # the rest came with the head
+        if awaited <= 0:
+            self._arriving.pop(conn, None)
+            return super().handle_request(req, conn)
+        self._arriving[conn] = time.monotonic() + self._seconds
+        self._follow(conn, awaited)
+        try:
+            return super().handle_request(req, conn)
+        finally:
+            vars(unreader).pop("chunk", None)  # the next request on this connection is no part of this one
+
+    def _follow(self, conn: Any, awaited: float) -> None:
+        """Nothing is saved up: who has sent much at once must go on all the same. `awaited`: bytes to come."""
         unreader, missing = conn.parser.unreader, self._seconds * SLOWEST
         read = type(unreader).chunk
 
         def chunk(*hint: Any, **hints: Any) -> bytes:
-            nonlocal missing
+            nonlocal awaited, missing
             data: bytes = read(unreader, *hint, **hints)
+            awaited -= len(data)
             missing -= len(data)
-            if missing <= 0 and conn in self._arriving:
+            if awaited <= 0:
+                self._arriving.pop(conn, None)
+            elif missing <= 0 and conn in self._arriving:
                 missing = self._seconds * SLOWEST
                 self._arriving[conn] = time.monotonic() + self._seconds
             return data
@@ -58,8 +73,8 @@ class Worker(ThreadWorker):  # type: ignore[misc, unused-ignore]  # gunicorn has
         super().notify()
         now = time.monotonic()
         for conn, until in list(self._arriving.items()):
-            if now >= until and not getattr(conn, "is_http2", False):
-                self._arriving.pop(conn, None)
+            late = now >= until and not getattr(conn, "is_http2", False)
+            if late and self._arriving.pop(conn, None) is not None:  # or it has just arrived
                 _hear_no_more(conn.sock)
 
     @cached_property
@@ -67,6 +82,12 @@ class Worker(ThreadWorker):  # type: ignore[misc, unused-ignore]  # gunicorn has
         from django.conf import settings
 
         return float(settings.CONFIG.site.request_seconds)
+
+
+def _length(req: Any) -> float:
+    """Bytes of the content that a request announces; of one in chunks nobody knows."""
+    length: float = getattr(req.body.reader, "length", math.inf)
+    return length
 
 
 def _hear_no_more(found: socket.socket) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 def application(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
     """Answers."""
+    said = str(len(environ["wsgi.input"].read())).encode()
     if environ["PATH_INFO"] == "/slow":
         time.sleep(2.5)
-    said = str(len(environ["wsgi.input"].read())).encode()
     start("200 OK", [("Content-Length", str(len(said)))])
     return [said]

@@ -92,6 +92,29 @@ def test_guessing_from_many_addresses(limited: Caller) -> None:
     assert int(refused.headers["Retry-After"]) > 0
 
 
+def test_guessing_the_old_password(limited: Caller, db: Stack) -> None:
+    """Counted as at the log-in: for the address, and with the log-ins of the account; what is right is given back."""
+    db.sections["limits"]["writes"] = "100/day"
+    db.write()
+    ana = limited.join("ana")
+
+    def change(old: str, new: str = PASSWORD, caller: Caller | None = None) -> int:
+        body = {"old": old, "new": new}
+        return (caller or Caller())("PUT", "/api/me/password", ana, body).status
+
+    one = Caller()
+    assert [change(PASSWORD, caller=one) for _ in range(4)] == [200, 200, 200, 429]
+    assert [change("guess") for _ in range(4)] == [422, 422, 422, 429]
+    assert change(PASSWORD) == 429, "or the throttle would tell which is right"
+    log_in = {"name": "ana", "password": PASSWORD}
+    assert Caller()("POST", "/api/session", None, log_in).status == 429
+
+
+def test_ending_sessions(limited: Caller) -> None:
+    ana = limited.join("ana")
+    assert [limited("POST", "/api/session/end", ana).status for _ in range(4)] == [204, 204, 204, 429]
+
+
 def test_a_stranger_locks_nobody_out(api: Caller, db: Stack) -> None:
     api.join("ana")
     db.sections["limits"]["log_ins"] = "10/minute"

@@ -19,8 +19,10 @@ GET    /api/openapi.json                        200 200 200 200 200
 POST   /api/people                              201 201 201 201 201
 POST   /api/session                             200 200 200 200 200
 POST   /api/session/renewal                     200 200 200 200 200
+POST   /api/session/end                         401 401 204 204 204
 GET    /api/me                                  401 401 200 200 200
 PATCH  /api/me                                  401 401 200 200 200
+PUT    /api/me/password                         401 401 200 200 200
 PUT    /api/me/avatar                           401 401 200 200 200
 GET    /api/people/{name}                       200 401 200 200 200
 GET    /api/people/{name}/photos                200 401 200 200 200
@@ -48,6 +50,7 @@ BODIES: Final[dict[tuple[str, str], Any]] = {
     ("POST", "/api/session"): {"name": "owner", "password": PASSWORD},
     ("POST", "/api/session/renewal"): lambda who: {"renewal": RENEWALS[-1]},
     ("PATCH", "/api/me"): {"bio": "x"},
+    ("PUT", "/api/me/password"): {"old": PASSWORD, "new": PASSWORD},
     ("POST", "/api/photos/{photo}/comments"): {"text": "x"},
 }
 RENEWALS: Final[list[str]] = []

@@ -24,7 +24,7 @@ from webapp.shards.migrating import migrate_all, migrate_shard
 from webapp.shards.next_id import next_id_sql
 
 OTHER = "other"
-MIGRATIONS = 4
+MIGRATIONS = 5
 
 
 @pytest.fixture

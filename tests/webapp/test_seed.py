@@ -65,7 +65,7 @@ def test_counts_are_those_of_the_rows_and_the_pictures_are_there(db: Stack) -> N
                 key = Photo.objects.get(pk=int(photo.id)).key
             assert store.files.exists(storage.square(key))
             assert store.files.exists(storage.display(key))
-        assert people.log_in(one.name, PASSWORD) == person
+        assert people.log_in(one.name, PASSWORD)[0] == person
 
 
 @pytest.mark.usefixtures("quick")

@@ -127,15 +127,45 @@ def test_a_content_that_began_fast_must_go_on(port: int) -> None:
         assert not answered(found).endswith(b"\r\n\r\n%d" % length)
 
 
+def asked(found: socket.socket, *parts: bytes, length: int = 0) -> None:
+    """Sends a request in parts, and takes the answer: so many bytes of content were sent."""
+    for part in parts:
+        found.sendall(part)
+        threading.Event().wait(0.1)
+    said = b""
+    while not said.endswith(b"\r\n\r\n%d" % length):
+        data = found.recv(4096)
+        assert data, said
+        said += data
+    assert said.startswith(b"HTTP/1.1 200 ")
+
+
+GET: Final = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+SLOW: Final = {
+    "no content": ((b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n",), 0),
+    "content with the head": ((b"POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",), 3),
+    "content after the head": (
+        (b"POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n", b"abc", b"def"),
+        6,
+    ),
+}
+
+
 def test_a_connection_that_is_kept_has_its_time_for_each_request(port: int) -> None:
-    request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
     with connected(port, b"") as found:
         for _ in range(5):
-            found.sendall(request)
-            said = b""
-            while not said.endswith(b"\r\n\r\n0"):
-                data = found.recv(4096)
-                assert data, said
-                said += data
-            assert said.startswith(b"HTTP/1.1 200 ")
+            asked(found, GET)
             threading.Event().wait(0.4)
+
+
+@pytest.mark.parametrize(("parts", "length"), SLOW.values(), ids=SLOW.keys())
+def test_a_connection_is_kept_though_an_answer_takes_long(
+    port: int, parts: tuple[bytes, ...], length: int
+) -> None:
+    """Longer than a request may take to arrive; the next request has its time again, and no more than that."""
+    with connected(port, b"") as found:
+        asked(found, *parts, length=length)
+        threading.Event().wait(0.4)  # a connection that is to end does so now
+        asked(found, GET)
+        found.sendall(HEAD)
+        answered(found)  # a head that never ends is still given up

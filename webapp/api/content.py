@@ -71,6 +71,13 @@ class Renewal(Content):
     renewal: Annotated[str, StringConstraints(max_length=4096)]
 
 
+class NewPassword(Content):
+    """Another password, by somebody who knows the old one."""
+
+    old: Annotated[str, StringConstraints(max_length=200)]
+    new: Password
+
+
 class Changes(Content):
     """What to change about oneself; what is left out, or null, stays."""
 

@@ -48,6 +48,7 @@ _UPLOADS: Final = frozenset({("POST", "/api/photos"), ("PUT", "/api/me/avatar")}
 _GUARDED: Final[Mapping[tuple[str, str], Name]] = {
     ("POST", "/api/people"): "sign_ups",
     ("POST", "/api/session"): "log_ins",
+    ("PUT", "/api/me/password"): "log_ins",
 }
 _log: Final = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from ninja.files import UploadedFile
 
 from webapp import follows, people, photos, tokens
 from webapp.api.answers import NOTHING, Entered, Page, answer, nothing, page, returns
-from webapp.api.content import Changes, Cursor, Limit, LogIn, Renewal, SignUp
+from webapp.api.content import Changes, Cursor, Limit, LogIn, NewPassword, Renewal, SignUp
 from webapp.api.door import before_of, cut, signed_in, upload_limits
 from webapp.limits import Count, limits
 from webapp.people import Listed, Profile
@@ -28,7 +28,8 @@ me = Router(tags=["me"], auth=signed_in)
 def sign_up(request: HttpRequest, given: SignUp) -> HttpResponse:
     """Makes an account; the name never changes. 409 when somebody has it."""
     tokens.tokens()  # raises ConfigError without a key: before there is an account that nobody could use
-    return _entered(people.sign_up(given.name, given.password, given.display_name), 201)
+    person = people.sign_up(given.name, given.password, given.display_name)
+    return _entered(person, 201, tokens.tokens().renewal(person, people.session_mark(person)))
 
 
 @session.post("", summary="Log in", **returns(Entered))
@@ -38,26 +39,33 @@ def log_in(request: HttpRequest, given: LogIn) -> HttpResponse:
     # Taken before the look and given back after it: of many at the same time none looks uncounted.
     tries = Count("log_ins_name", given.name.lower())
     limits().take(tries, must=True)
-    person = people.log_in(given.name, given.password)
+    person, mark = people.log_in(given.name, given.password)
     limits().give_back(tries)
-    return _entered(person, 200)
+    return _entered(person, 200, tokens.tokens().renewal(person, mark))
 
 
 @session.post("/renewal", summary="Renew a token", **returns(Entered))
 def renew(request: HttpRequest, given: Renewal) -> HttpResponse:
-    """Gives a new token for the `renewal` of a log-in. 401 when that is over, or the password has changed since."""
+    """Gives a new token for the `renewal` of a log-in. 401 when that is over, or has been ended: by the person, or
+    by a new password."""
     person, mark = tokens.tokens().renewed(given.renewal)
     identify(person)
-    if not hmac.compare_digest(mark, people.password_mark(person)):
-        raise Problem("invalid-token", "the password has changed; log in again")
+    if not hmac.compare_digest(mark, people.session_mark(person)):
+        raise Problem("invalid-token", "this session was ended, or the password has changed; log in again")
     return _entered(person, 200, given.renewal)
 
 
-def _entered(person: int, status: int, renewal: str = "") -> HttpResponse:
+@session.post("/end", summary="Log out everywhere", auth=signed_in, **NOTHING)
+def end_sessions(request: HttpRequest) -> HttpResponse:
+    """Ends the `renewal` of all your log-ins. Tokens that are out already live out their hours."""
+    people.end_sessions(request.person)
+    return nothing()
+
+
+def _entered(person: int, status: int, renewal: str) -> HttpResponse:
     """The end of a renewal is that of its log-in: it is not renewed itself."""
     identify(person)
     issued = tokens.tokens().issue(person)
-    renewal = renewal or tokens.tokens().renewal(person, people.password_mark(person))
     return answer(Entered(people.me(person), issued.token, issued.expires, renewal), status)
 
 
@@ -71,6 +79,17 @@ def get_me(request: HttpRequest) -> HttpResponse:
 def change_me(request: HttpRequest, given: Changes) -> HttpResponse:
     """Changes the shown name, the text about you, or both."""
     return answer(people.change(request.person, given.dict()))
+
+
+@me.put("/password", summary="Your password", **returns(Entered))
+def change_password(request: HttpRequest, given: NewPassword) -> HttpResponse:
+    """Changes it and ends the `renewal` of all your log-ins: here is the next. 422 when `old` is not your password."""
+    # Whoever has somebody's token guesses no faster here than at the log-in.
+    tries = Count("log_ins_name", people.acting_card(request.person).name)
+    limits().take(tries, must=True)
+    mark = people.change_password(request.person, given.old, given.new)
+    limits().give_back(tries)
+    return _entered(request.person, 200, tokens.tokens().renewal(request.person, mark))
 
 
 @me.put("/avatar", summary="Your picture", **returns(Profile))

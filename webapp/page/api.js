@@ -1,7 +1,7 @@
 // The photo API, as promises: answers as objects, refusals as Problems with a text for the person.
 
 const PATIENCE = 20_000;         // ms for an answer
-const UPLOAD_PATIENCE = 120_000; // ms, also with a slow line
+const UPLOAD_PATIENCE = 120_000; // ms in which nothing more is sent, or for the answer to what has been
 
 const TURNS = 8;                 // times that a request is sent while the same one is still at work
 
@@ -35,14 +35,14 @@ export function newKey() {
 }
 
 export class Api {
-  #token; #renewed;
+  #token; #renewed; #uploadPatience;
 
   /**
    * `token()`: of who is signed in, or null. `renewed(token, {wanted})`: it is not taken any more; a promise of whether
    * there is another one now. `wanted`: the person has done something, and waits for it.
    */
-  constructor(token, renewed) {
-    [this.#token, this.#renewed] = [token, renewed];
+  constructor(token, renewed, {uploadPatience = UPLOAD_PATIENCE} = {}) {
+    [this.#token, this.#renewed, this.#uploadPatience] = [token, renewed, uploadPatience];
   }
 
   get(path, {signal} = {}) { return this.#send("GET", path, {signal}); }
@@ -111,15 +111,24 @@ export class Api {
     return new Promise((done, failed) => {
       const request = new XMLHttpRequest();
       request.open(method, path);
-      request.timeout = UPLOAD_PATIENCE;
+      const begun = performance.now();
+      // Counted from the beginning, whenever it is set: over a slow line a photo takes as long as it takes.
+      const wait = () => { request.timeout = performance.now() - begun + this.#uploadPatience; };
       if (token !== null) request.setRequestHeader("Authorization", `Bearer ${token}`);
       if (key !== undefined) request.setRequestHeader("Idempotency-Key", `"${key}"`);
-      request.upload.onprogress = ({loaded, total}) => progress(total > 0 ? loaded / total : 0);
-      request.upload.onload = () => progress(1);
+      request.upload.onprogress = ({loaded, total}) => {
+        wait();
+        progress(total > 0 ? loaded / total : 0);
+      };
+      request.upload.onload = () => {
+        wait();
+        progress(1);
+      };
       request.onload = () => done([request.status, request.responseText, request.getResponseHeader("Retry-After")]);
       request.onerror = request.ontimeout = () => failed(new Problem(0));
       request.onabort = () => failed(new DOMException("given up", "AbortError"));
       signal?.addEventListener("abort", () => request.abort());
+      wait();
       request.send(form);
     });
   }

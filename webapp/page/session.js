@@ -16,6 +16,7 @@ class Session extends EventTarget {
   ask = async () => false;
   #ends = null; #due = null; #renewal = null; #timer = null;
   #renewing = null; #asking = null; #declined = null;
+  #kept = false;                 // is it in localStorage? Some browsers keep nothing
 
   constructor() {
     super();
@@ -32,10 +33,8 @@ class Session extends EventTarget {
 
   /** Takes up what another visit or tab has kept. */
   restore() {
-    let kept = null;
-    try {
-      kept = JSON.parse(localStorage.getItem(KEPT));
-    } catch { /* not ours, or no storage: nobody is signed in */ }
+    const kept = read();
+    this.#kept = kept !== null;
     this.#take(kept ?? {});
   }
 
@@ -55,12 +54,14 @@ class Session extends EventTarget {
   leave() {
     if (this.token === null) return;
     this.#take({});
+    this.#kept = false;
     try { localStorage.removeItem(KEPT); } catch { /* then nothing is kept */ }
     this.#changed();
   }
 
   /** The person as they are now. */
   update(person) {
+    if (this.me === null || !this.#stays()) return;
     this.#adopt();               // or a token that another tab has just renewed would be overwritten
     this.me = {...this.me, ...person};
     this.#keep();
@@ -84,6 +85,7 @@ class Session extends EventTarget {
     try {
       const kept = {token: this.token, ends: this.#ends, due: this.#due, renewal: this.#renewal, person: this.me};
       localStorage.setItem(KEPT, JSON.stringify(kept));
+      this.#kept = true;
     } catch { /* private browsing: signed in until the page is left */ }
   }
 
@@ -105,60 +107,93 @@ class Session extends EventTarget {
   /** A token was refused: whether there is another one now, if need be by asking the person. */
   async #another(token, {wanted}) {
     if (await this.#renew(token)) return true;
-    if (this.token !== token) return this.token !== null;
+    if (this.token !== token) return this.#follows(token);
     // Who does not want to now is left alone until they do something that needs it.
     if (this.#declined === token && !wanted) return false;
     this.#asking ??= this.ask().finally(() => { this.#asking = null; });
     const back = await this.#asking;
     if (!back) this.#declined = token;
-    return back;
+    return back && this.#follows(token);  // somebody else sends nothing of theirs
   }
 
   /** Whether there is another token than `token` now. Raises Problem when the API could not be asked. */
   #renew(token) {
-    if (this.token !== token) return Promise.resolve(this.token !== null);
+    if (this.token !== token) return Promise.resolve(this.#follows(token));
     this.#renewing ??= alone(() => this.#renewAlone(token)).finally(() => { this.#renewing = null; });
     return this.#renewing;
   }
 
   async #renewAlone(token) {
+    if (!this.#stays()) return false;
     const person = this.me?.id;
     this.#adopt();
-    if (this.token !== token) return this.token !== null;
+    if (this.token !== token) return this.#follows(token);
     if (this.#renewal === null) return false;
     try {
       const entered = await this.api.post("/api/session/renewal", {renewal: this.#renewal}, {open: true});
-      if (this.token !== token || entered.person.id !== person) return false;  // they have left meanwhile
+      if (!this.#stays()) return false;
+      if (this.token !== token) return this.#follows(token);
+      if (entered.person.id !== person) return false;
       this.resume(entered);
       return true;
     } catch (fault) {
       if (fault.status !== 401) throw fault;
-      if (this.token !== token) return this.token !== null;
+      if (!this.#stays()) return false;
+      if (this.token !== token) return this.#follows(token);
       this.#renewal = null;
       this.#keep();
       return false;
     }
   }
 
+  /** Is there a token now that may be sent where `token` was: of the same person? */
+  #follows(token) {
+    return this.token !== null && claims(this.token)?.sub === claims(token)?.sub;
+  }
+
+  /**
+   * Is it the same person still? Where another tab has logged out, or somebody else in, so it is here from now on: that is
+   * in localStorage before it is told, and to write over it would bring back who has left.
+   */
+  #stays() {
+    if (!this.#kept) return true;
+    const before = this.me?.id;
+    if (read()?.person?.id === before) return true;
+    this.restore();
+    this.#changed();
+    return false;
+  }
+
   /** Another tab may have renewed it: what it has kept is here before it tells. */
   #adopt() {
-    let kept = null;
-    try {
-      kept = JSON.parse(localStorage.getItem(KEPT));
-    } catch { /* no storage, no other tabs */ }
+    const kept = read();
     if (kept?.person?.id === this.me?.id && kept?.token) this.#take(kept);
+  }
+}
+
+/** What is kept; null: nothing of ours, or no storage. */
+function read() {
+  try {
+    return JSON.parse(localStorage.getItem(KEPT));
+  } catch {
+    return null;
+  }
+}
+
+/** What a token says; null where it does not tell. */
+function claims(token) {
+  try {
+    return JSON.parse(atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")));
+  } catch {
+    return null;
   }
 }
 
 /** When a token ends and is to be renewed, by the clock of this machine, ms; none where it does not tell. */
 function timesOf(token) {
-  try {
-    const {iat, exp} = JSON.parse(atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")));
-    const [now, life] = [Date.now(), (exp - iat) * 1_000];
-    return Number.isFinite(life) ? {ends: now + life, due: now + life - Math.min(EARLY, life / 4)} : {};
-  } catch {
-    return {};
-  }
+  const {iat, exp} = claims(token) ?? {};
+  const [now, life] = [Date.now(), (exp - iat) * 1_000];
+  return Number.isFinite(life) ? {ends: now + life, due: now + life - Math.min(EARLY, life / 4)} : {};
 }
 
 /** One tab at a time, where the browser knows how (only on pages it trusts). */

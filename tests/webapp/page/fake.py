@@ -25,7 +25,12 @@ from webapp.site import HEADERS, INDEX, PAGES, page_files, security_policy
 
 HOST: Final = "127.0.0.1"
 LONGEST_NAME: Final = 30
+PART: Final = 1 << 21  # bytes of a content that are read at once
 Json = dict[str, Any]
+
+
+def _at_once() -> None:
+    """As fast as it comes."""
 
 
 class Refusal(Exception):
@@ -74,6 +79,7 @@ class FakeApi:
         self.ended: set[str] = set()  # tokens, and what renews them, that are taken no longer
         self.done: dict[tuple[str, str], tuple[int, Any]] = {}  # person and Idempotency-Key -> the answer
         self.life = 3600.0  # of tokens, s
+        self.reading: Callable[[], object] = _at_once  # done before each part of a content is read
         self.asked: list[str] = []
         self._numbers = itertools.count(100_000_000_001)
         self._lock = threading.RLock()
@@ -89,6 +95,7 @@ class FakeApi:
         ):
             kept.clear()
         self.life = 3600.0
+        self.reading = _at_once
 
     def person(self, name: str, shown: str = "", bio: str = "") -> Person:
         made = self.people[name] = Person(str(next(self._numbers)), name, shown, bio)
@@ -322,9 +329,14 @@ def _enter(call: Call, person: Person, status: int) -> tuple[int, Any]:
 
 def renew(call: Call) -> tuple[int, Any]:
     _, number, _ = call.json["renewal"].split()
-    if call.json["renewal"] in call.api.ended:
+    if {call.json["renewal"], f"all of {number}"} & call.api.ended:
         raise Refusal(401, "log in again")
     return _enter(call, next(one for one in call.api.people.values() if one.id == number), 200)
+
+
+def end_sessions(call: Call) -> tuple[int, Any]:
+    call.api.ended.add(f"all of {call.me.id}")
+    return 204, None
 
 
 def join(call: Call) -> tuple[int, Any]:
@@ -442,6 +454,7 @@ ROUTES: Final[tuple[tuple[str, Callable[..., tuple[int, Any]]], ...]] = (
     (r"POST /api/people", join),
     (r"POST /api/session", log_in),
     (r"POST /api/session/renewal", renew),
+    (r"POST /api/session/end", end_sessions),
     (r"GET /api/me", lambda call: (200, call.profile(call.me))),
     (r"PATCH /api/me", change),
     (r"PUT /api/me/avatar", portrait),
@@ -483,8 +496,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _do(self) -> None:
         parts = urlsplit(self.path)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         api = self.server.api
+        left, parts_read = int(self.headers.get("Content-Length") or 0), []
+        while left > 0:
+            api.reading()
+            parts_read.append(self.rfile.read(min(left, PART)))
+            left -= PART
+        body = b"".join(parts_read)
         if not parts.path.startswith("/api/"):
             return self._file(parts.path)
         bearer = (self.headers.get("Authorization") or "").removeprefix("Bearer ")

@@ -190,7 +190,7 @@ def test_the_list_of_whoever_left_is_nobodys_business(browser: Chromium, stage: 
     window.click("#bell")
     window.until("document.querySelectorAll('#rows li[data-id]').length", 1)
     window.press(Keys.ESCAPE)
-    window.click("main > section > .plain")
+    window.click("main > section > .row > .plain")
     window.until(seen.SIGNED_IN, "out")
     assert window.run("return document.querySelectorAll('#rows li').length") == 0
     assert window.run("return document.title.startsWith('(')") is False

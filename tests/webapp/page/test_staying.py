@@ -9,6 +9,7 @@ from typing import Any
 
 from selenium.webdriver.common.keys import Keys
 
+from tests.client import token
 from tests.page.chromium import Chromium, Window
 from tests.webapp.page import seen
 from tests.webapp.page.fake import Person, Refusal
@@ -240,3 +241,111 @@ def test_what_was_posted_though_the_answer_was_lost_is_not_posted_twice(
     window.until(seen.COMMENTS, [f"{ana.name} Once"] * 2)
     assert len(photo.comments) == 2
     assert seen.faults(browser) == []
+
+
+# As if another tab did it while the answer of the renewal is on its way: a tab is not told of what it stores itself,
+# and of another's not before its own script is done.
+MEANWHILE = """
+const [key, kept] = arguments;
+const send = window.fetch;
+window.fetch = async (path, how) => {
+  const answer = await send(path, how);
+  if (path.endsWith('/renewal')) {
+    if (kept === null) localStorage.removeItem(key); else localStorage.setItem(key, kept);
+  }
+  return answer;
+};
+"""
+
+
+def test_who_left_in_another_tab_is_not_brought_back_by_a_renewal(
+    browser: Chromium, stage: Stage, person: Named
+) -> None:
+    ana = person("ana")
+    photo = stage.api.photo(person("ben"))
+    window = stage.open(browser, ana, f"/p/{photo.id}", renewal=f"renewal {ana.id} 0")
+    window.until(seen.HEART, "false")
+    end(stage, window)
+    window.run(MEANWHILE, KEPT, None)
+    window.click(".heart")
+    window.until(seen.SIGNED_IN, "out")
+    assert renewals(stage) == 1
+    assert window.run("return localStorage.getItem(arguments[0])", KEPT) is None
+    assert window.run(f"return {DIALOG}") == ""
+    assert photo.likes == {}
+
+
+def test_who_came_in_in_another_tab_is_not_put_out_by_a_renewal(
+    browser: Chromium, stage: Stage, person: Named
+) -> None:
+    """Nor is it they who do what the other one wanted."""
+    ana, ben = person("ana"), person("ben")
+    photo = stage.api.photo(person("cleo"))
+    window = stage.open(browser, ana, f"/p/{photo.id}", renewal=f"renewal {ana.id} 0")
+    window.until(seen.HEART, "false")
+    end(stage, window)
+    known = {"token": token(ben.id), "person": ben.brief}
+    window.run(MEANWHILE, KEPT, json.dumps(known))
+    window.click(".heart")
+    window.until("document.getElementById('own').pathname", f"/u/{ben.name}")
+    assert renewals(stage) == 1
+    assert {name: kept(window)[name] for name in known} == known
+    assert photo.likes == {}
+    assert stage.api.asked.count(f"PUT /api/photos/{photo.id}/like") == 1
+
+
+def test_where_nothing_is_kept_a_renewal_ends_nothing(browser: Chromium, stage: Stage, person: Named) -> None:
+    ana = person("ana")
+    ana.password = "the right one"
+    photo = stage.api.photo(person("ben"))
+    window = stage.open(browser, None, "/login")
+    window.until(seen.HEADING, "Welcome back")
+    window.run("Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); }")
+    window.write("#field-name", ana.name)
+    window.write("#field-password", ana.password)
+    window.press(Keys.ENTER)
+    window.until(seen.SIGNED_IN, "in")
+    stage.api.ended.add(window.run("return import('/static/session.js').then(({session}) => session.token)"))
+    seen.visit(window, f"/p/{photo.id}")
+    window.until(seen.HEART, "false")
+    window.click(".heart")
+    window.until(seen.HEART, "true")
+    window.holds(lambda: list(photo.likes), [ana.id])
+    assert renewals(stage) == 1
+
+
+def test_logging_out_everywhere(browser: Chromium, stage: Stage, person: Named) -> None:
+    """By keys alone; what renewed tokens does so no more."""
+    ana = person("ana")
+    one = stage.open(browser, ana, renewal=f"renewal {ana.id} 0")
+    two = stage.open(browser, ana, "/settings", renewal=f"renewal {ana.id} 0")
+    for window in (one, two):
+        window.until(seen.SIGNED_IN, "in")
+    two.run("document.querySelector('main > section > .row > .plain').focus()")
+    two.press(Keys.TAB)
+    two.until("document.activeElement.textContent", "Log out everywhere")
+    two.press(Keys.ENTER)
+    two.until("document.querySelector('dialog h2')?.textContent", "Log out everywhere?")
+    two.until("document.activeElement.textContent", "Cancel")
+    two.press(Keys.ENTER)
+    two.until("document.querySelector('dialog') === null")
+    assert two.run("return document.activeElement.textContent") == "Log out everywhere"
+    assert stage.api.ended == set()
+    two.press(Keys.ENTER)
+    two.until("document.activeElement.textContent", "Cancel")
+    two.press(Keys.TAB, Keys.ENTER)
+    for window in (one, two):
+        window.until(seen.SIGNED_IN, "out")
+    assert stage.api.ended == {f"all of {ana.id}"}
+    assert seen.faults(browser) == []
+
+
+def test_who_cannot_log_out_everywhere_is_told(browser: Chromium, stage: Stage, person: Named) -> None:
+    ana = person("ana")
+    window = stage.open(browser, ana, "/settings")
+    window.until(seen.SIGNED_IN, "in")
+    with stage.api.refusing("POST /api/session/end", Refusal(503, "away")):
+        window.click("main > section > .row > .plain:last-child")
+        window.click("dialog .danger")
+        window.until(f"{seen.TOASTS}[0]?.startsWith('You are still logged in.')")
+    assert window.run(f"return {seen.SIGNED_IN}") == "in"

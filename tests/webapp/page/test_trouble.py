@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from selenium.webdriver.common.keys import Keys
 
 from tests.page.chromium import Chromium
 from tests.webapp.page import seen
-from tests.webapp.page.fake import Person, Refusal
+from tests.webapp.page.fake import PART, Person, Refusal
 from tests.webapp.page.paintings import painting
 from tests.webapp.page.stage import Stage
 
@@ -200,12 +202,48 @@ def test_an_upload_that_fails_keeps_photo_and_caption(
     window.until(seen.HEADING, f"Photo by {ana.shown}: From the ridge")
 
 
+# The status that an upload of so many bytes comes to, with that patience (ms); 0: none came.
+UPLOAD = """
+const [bytes, uploadPatience] = arguments;
+window.came = null;
+import('/static/api.js').then(({Api}) => {
+  const form = new FormData();
+  form.append('file', new Blob([new Uint8Array(bytes)]), 'ridge.jpg');
+  const api = new Api(() => null, async () => false, {uploadPatience});
+  return api.upload('POST', '/api/photos', form).then(() => 200, ({status}) => status);
+}).then((status) => { window.came = status; });
+"""
+
+
+def test_a_large_photo_may_take_long_over_a_slow_line(browser: Chromium, stage: Stage, person: Named) -> None:
+    """Much longer than nothing may move; what does not fit between here and there moves as it is read there."""
+    window = stage.open(browser, None)
+    window.until(seen.SIGNED_IN, "out")
+    stage.api.reading = lambda: time.sleep(0.4)
+    with stage.api.refusing("POST /api/photos", Refusal(413, "all of it is here")):
+        window.run(UPLOAD, 16 * PART, 5_000)
+        window.until("window.came", 413)
+
+
+def test_an_upload_that_does_not_move_is_given_up(browser: Chromium, stage: Stage, person: Named) -> None:
+    window = stage.open(browser, None)
+    window.until(seen.SIGNED_IN, "out")
+    over = threading.Event()
+    stage.api.reading = over.wait
+    with stage.api.refusing("POST /api/photos", Refusal(413, "all of it is here")):
+        try:
+            window.run(UPLOAD, 16 * PART, 300)
+            window.until("window.came", 0)
+        finally:
+            over.set()
+
+
 def test_who_leaves_in_one_tab_has_left_in_all(browser: Chromium, stage: Stage, person: Named) -> None:
     ana = person("ana")
     one = stage.open(browser, ana)
     two = stage.open(browser, ana, "/settings")
     one.until(seen.SIGNED_IN, "in")
-    two.click("main > section > .plain")
+    two.click("main > section > .row > .plain")
     one.until(seen.SIGNED_IN, "out")
     one.until(seen.HEADING, "See what your people see.")
 

@@ -86,7 +86,7 @@ def test_who_logs_in_comes_to_where_they_wanted_to_go(browser: Chromium, stage: 
     window.click("main form .primary")
     window.until(seen.TOASTS, ["Saved."])
     assert ana.bio == "Light and water"
-    window.find("main > section > .plain").click()
+    window.click("main > section > .row > .plain")
     window.until(seen.SIGNED_IN, "out")
     window.until(seen.HEADING, "See what your people see.")
     assert window.run("return localStorage.length") <= 1  # whether the phones are folded

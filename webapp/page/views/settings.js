@@ -1,5 +1,6 @@
 // What one says of oneself, one's picture, and the way out.
 
+import {sure} from "../dialogs.js";
 import {make, say} from "../element.js";
 import {nothing} from "../endless.js";
 import {field, sending} from "../form.js";
@@ -22,7 +23,23 @@ export function settings({titled}) {
   });
   return make("section.narrow", {"aria-labelledby": "page-title"},
     make("h1", {id: "page-title"}, "Settings"), portrait(), form, make("hr"),
-    make("button.plain", {type: "button", onclick: () => session.leave()}, `Log out ${me.name}`));
+    make("div.row", {},
+      make("button.plain", {type: "button", onclick: () => session.leave()}, `Log out ${me.name}`),
+      make("button.plain", {type: "button", onclick: leaveEverywhere}, "Log out everywhere")));
+}
+
+/** Out of all devices; also of those that are lost. */
+async function leaveEverywhere({currentTarget: button}) {
+  const words = "Every device asks for your password again: this one now, others within a day.";
+  if (!await sure("Log out everywhere?", {words, yes: "Log out"})) return;
+  button.disabled = true;
+  try {
+    await api.post("/api/session/end");
+    session.leave();
+  } catch (fault) {
+    toast(`You are still logged in. ${fault.message}`, {tone: "fault"});
+  }
+  button.disabled = false;
 }
 
 function adopt(person) {
