@@ -65,12 +65,12 @@ def recovers(daemon: Daemon) -> None:
 
 
 @contextmanager
-def again_and_again(server: Valkey, *command: str | bytes | float) -> Iterator[None]:
-    """Somebody who sends a command every 10 ms."""
+def again_and_again(server: Valkey, *command: str | bytes | float, every: float = 0.01) -> Iterator[None]:
+    """Somebody who sends a command every so many seconds."""
     ending = threading.Event()
 
     def work() -> None:
-        while not ending.wait(0.01):
+        while not ending.wait(every):
             server.call(*command)
 
     thread = threading.Thread(target=work, daemon=True)
@@ -110,7 +110,8 @@ def held(tag: str) -> Callable[[Valkey], AbstractContextManager[None]]:
 
 def unheard(server: Valkey) -> AbstractContextManager[None]:
     """All connections stand and all streams are empty; only the last step is missing."""
-    return again_and_again(server, "DEL", f"on:{{0}}:{canary.PREFIX}0")
+    # between a canary's join and the handover that rings for it there are but few milliseconds
+    return again_and_again(server, "DEL", f"on:{{0}}:{canary.PREFIX}0", every=0.0003)
 
 
 @contextmanager

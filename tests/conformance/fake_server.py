@@ -350,7 +350,7 @@ class Play:
     def _chunks(self, step: Chunks) -> None:
         for piece in step.pieces:
             self.stream.write(piece)
-            time.sleep(0.005)  # so that it travels by itself
+            time.sleep(step.pause)
 
     def _posts(self, step: Posts) -> None:
         assert self.api is not None

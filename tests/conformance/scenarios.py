@@ -112,9 +112,10 @@ class Refuse:
 
 @dataclass(frozen=True)
 class Chunks:
-    """The stream goes on with these bytes, piece by piece."""
+    """The stream goes on with these bytes, piece by piece, each `pause` seconds after the last: they travel alone."""
 
     pieces: tuple[bytes, ...] = field(repr=False)
+    pause: float = 0.01
 
 
 @dataclass(frozen=True)

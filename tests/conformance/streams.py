@@ -109,7 +109,8 @@ STREAMS = (
     Scenario("a stream in pieces", STREAM, (
         BLOCKED, BEGUN, Chunks((
             b": hello\n\n", b"retry: 5\r", b"\n\r\n", b"id: 1.a:0\nevent:\n", b"\n",
-            b"data: " + event(ready(1)) + b"\n\n", b"da", b"ta:", *halves(event(row(1, ODD))),
+            b"data: " + event(ready(1)) + b"\n\n", b"da", b"ta:",
+        )), Chunks(halves(event(row(1, ODD))), pause=0.1), Chunks((
             b"\r\r", b"mood: good\ndata: {\ndata: }\n\n", b"data: none\n\n",
             b"data: " + event(upto(1)).replace(b", ", b",\ndata: ") + b"\n", b":\n", b"\n",
         )),

@@ -111,18 +111,18 @@ class Window:
         """What a function body returns; `values` are its `arguments`."""
         return self._here().execute_script(script, *values)
 
-    def until(self, script: str, wanted: Any = True) -> None:
+    def until(self, script: str, wanted: Any = True, seconds: float = PATIENCE) -> None:
         """Returns when the expression gives `wanted`."""
-        self.holds(lambda: self.run(f"return {script}"), wanted, script)
+        self.holds(lambda: self.run(f"return {script}"), wanted, script, seconds)
 
-    def holds(self, ask: Callable[[], Any], wanted: Any, name: str = "it") -> None:
+    def holds(self, ask: Callable[[], Any], wanted: Any, name: str = "it", seconds: float = PATIENCE) -> None:
         found: list[Any] = [None]
 
         def look() -> bool:
             found[0] = ask()
             return bool(found[0] == wanted)
 
-        wait_until(look, PATIENCE, lambda: f"{name} is {found[0]!r}, not {wanted!r}", every=0.05)
+        wait_until(look, seconds, lambda: f"{name} is {found[0]!r}, not {wanted!r}", every=0.05)
 
     def close(self) -> None:
         self._here().close()

@@ -219,10 +219,10 @@ def test_a_large_photo_may_take_long_over_a_slow_line(browser: Chromium, stage: 
     """Much longer than nothing may move; what does not fit between here and there moves as it is read there."""
     window = stage.open(browser, None)
     window.until(seen.SIGNED_IN, "out")
-    stage.api.reading = lambda: time.sleep(0.4)
+    stage.api.reading = lambda: time.sleep(0.6)
     with stage.api.refusing("POST /api/photos", Refusal(413, "all of it is here")):
-        window.run(UPLOAD, 16 * PART, 5_000)
-        window.until("window.came", 413)
+        window.run(UPLOAD, 16 * PART, 8_000)
+        window.until("window.came", 413, 90)
 
 
 def test_an_upload_that_does_not_move_is_given_up(browser: Chromium, stage: Stage, person: Named) -> None:
