@@ -71,7 +71,7 @@ class Claims:
         """
         with self._connected().cursor() as cursor:
             self._prepare(cursor, lanes)
-            cursor.execute(f"BEGIN; EXECUTE work_{lanes.start}")
+            cursor.execute(f"BEGIN; EXECUTE work_{lanes.start}_{lanes.stop}")
             held = cursor.fetchall()
             if not held:
                 cursor.execute("COMMIT")
@@ -144,7 +144,7 @@ class Claims:
         looks = (_WORK.format(shard=shard, table=table, **bounds) for shard, table in self._tables.items())
         # In any order, so that all lanes get their turn, and of two relays each begins elsewhere.
         claim = _CLAIM.format(looks=" UNION ALL ".join(looks), claims=_CLAIMS, most=LANES_AT_ONCE)
-        cursor.execute(f"PREPARE work_{lanes.start} AS {claim}")
+        cursor.execute(f"PREPARE work_{lanes.start}_{lanes.stop} AS {claim}")
         self._prepared.add(lanes)
 
     def _rows_of(self, shard: int, lane: int) -> str:

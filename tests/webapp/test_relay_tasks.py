@@ -530,3 +530,8 @@ def test_files_are_deleted_for_no_longer_than_events_can_wait(site: Site, people
 def rows(number: int) -> list[Outbox]:
     with shard(number):
         return list(Outbox.objects.all())
+
+
+def test_ranges_of_lanes_may_begin_at_the_same_one(site: Site) -> None:
+    for lanes in (range(16, 17), range(16, 32), range(16, 17)):
+        assert site.claims.take(lanes).rows == []

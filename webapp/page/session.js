@@ -5,6 +5,7 @@ import {Api} from "./api.js";
 const KEPT = "glimpse";          // in localStorage: {token, ends, due, renewal, person}
 const EARLY = 15 * 60_000;       // ms before its end in which a token is renewed; of a short life the last quarter
 const AGAIN = 60_000;            // ms until that is tried once more
+const SPREADS = 100;            // ms that what a tab writes takes to be there in all others
 
 class Session extends EventTarget {
   token = null;
@@ -196,8 +197,17 @@ function timesOf(token) {
   return Number.isFinite(life) ? {ends: now + life, due: now + life - Math.min(EARLY, life / 4)} : {};
 }
 
-/** One tab at a time, where the browser knows how (only on pages it trusts). */
-const alone = (work) => navigator.locks?.request("glimpse token", work) ?? work();
+/**
+ * One tab at a time, where the browser knows how (only on pages it trusts). The next one begins a moment after: what is
+ * written to localStorage reaches other tabs a little later.
+ */
+const alone = (work) => navigator.locks?.request("glimpse token", async () => {
+  try {
+    return await work();
+  } finally {
+    await new Promise((over) => { setTimeout(over, SPREADS); });
+  }
+}) ?? work();
 
 /** To the door, and back here afterwards. */
 export function knock() {
