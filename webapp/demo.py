@@ -113,6 +113,7 @@ class Site:
         names = ("gunicorn", "relay", "crowd")
         self.children = {name: Child(name, self.folder / f"{name}.log") for name in names}
         self.stopping = threading.Event()
+        self._told = False
         self.waits = False  # for `stopping`, which then is enough to end it
 
     def run(self) -> None:
@@ -173,8 +174,9 @@ class Site:
 
     def asked(self, *_: object) -> None:
         """Signal handler: stop in order, whatever is being prepared. Asked again meanwhile, it goes on with that."""
-        again, waits = self.stopping.is_set(), self.waits
-        self.stopping.set()
+        again, waits, self._told = self._told, self.waits, True
+        if not again:  # the event's lock would be taken twice by two signals that come close together
+            self.stopping.set()
         if not (again or waits):
             raise SystemExit(0)
 

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -96,7 +95,7 @@ class Demo:
         self.workbench_port = self.page_port = wanted.port
         self.fault: str | None = None
         self.endpoints: dict[str, str] = {}
-        self._asked = threading.Event()
+        self._asked = False
         self._redis = EmbeddedServer(folder.redis)
         self._daemon = Daemon(folder.config, folder.daemon_log)
         self._site = Site(folder.site, folder.site_log) if wanted.site else None
@@ -107,7 +106,7 @@ class Demo:
 
     def ask_to_stop(self, *_: object) -> None:
         """Signal handler: stop in order. Asked again while stopping, it goes on with that."""
-        self._asked.set()
+        self._asked = True  # no Event: its lock would be taken twice by two signals that come close together
 
     async def live(self) -> None:
         """Start, run until asked to stop or until a part dies, stop. Never raises."""
@@ -158,7 +157,7 @@ class Demo:
 
     @contextmanager
     def _step(self, name: str) -> Iterator[None]:
-        if self._asked.is_set():
+        if self._asked:
             raise Stopped
         say(f"  {name} ...", end="")
         began = time.monotonic()
@@ -166,7 +165,7 @@ class Demo:
             yield
         except BaseException:
             say()
-            if self._asked.is_set():
+            if self._asked:
                 raise Stopped from None
             raise
         say(f" {time.monotonic() - began:.1f} s")
@@ -246,7 +245,7 @@ class Demo:
         begun = deferToThread(self._redis.start)
         while not begun.called:
             await self._pause()
-            if self._asked.is_set():  # start() waits for an answer; a server that ends gives it one
+            if self._asked:  # start() waits for an answer; a server that ends gives it one
                 with suppress(ServerError, ProcessLookupError):
                     os.kill(self._redis.pid, signal.SIGTERM)
         self._redis_starting = False
@@ -300,7 +299,7 @@ class Demo:
 
     async def _all_answer(self) -> None:
         end = time.monotonic() + ANSWER_SECONDS
-        while silent := await deferToThread(silent_parts, self.endpoints, self._asked.is_set):
+        while silent := await deferToThread(silent_parts, self.endpoints, lambda: self._asked):
             self._check()
             if time.monotonic() > end:
                 faults = "".join(
@@ -357,13 +356,13 @@ Stop    Ctrl-C, or SIGTERM to process {os.getpid()}. The data stays in {self.fol
     # -- running
 
     async def _watch(self) -> None:
-        while not self._asked.is_set():
+        while not self._asked:
             self._check()
             await self._pause(0.1)
 
     def _check(self) -> None:
         """Raises DemoError when a part has died, Stopped when somebody asked to stop."""
-        if self._asked.is_set():
+        if self._asked:
             raise Stopped
         ended = self._daemon.ended() or (self._site and self._site.ended())
         if ended:
