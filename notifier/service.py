@@ -42,7 +42,7 @@ from notifier.edge.loop import Loop, share
 from notifier.edge.minder import Minder
 from notifier.edge.nest import Entrance
 from notifier.edge.notify import Systemd
-from notifier.edge.push_store import RedisLanes
+from notifier.edge.push_store import PushGifts, RedisLanes
 from notifier.edge.redis import Address, Connection, ReplyError, Subscription
 from notifier.edge.reload import Reload, read_keys
 from notifier.edge.signals import die_of, on_signal
@@ -313,6 +313,7 @@ class House(Service):
             lambda: self.slot.name,
             wait,
             self.bus,
+            PushGifts(),
         )
 
     def _intake(self) -> Intake:

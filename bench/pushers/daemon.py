@@ -8,5 +8,5 @@ from notifier.edge.http2 import pool
 
 SIZES = pool.Sizes(most=int(sys.argv.pop(1)), grow_every=0.05)
 
-pool.Sizes = lambda **_: SIZES  # type: ignore[assignment,misc]  # whatever the configuration says
+pool.Sizes = lambda **_: SIZES  # type: ignore[assignment,misc]  # how soon a pool grows is no setting: only a bench wants it at once
 run()  # type: ignore[no-untyped-call]  # untyped in Twisted

@@ -325,15 +325,22 @@ def _whose(listed: Looked, owners: Mapping[str, str]) -> Looked:
     return Looked(entry, listed.row, tuple(readable(own)), strangers, newer, lost)
 
 
-def read_given(raw: Sequence[Any]) -> dict[str, Given | None]:
-    """What handover.lua has read for senders of this process, by lane."""
-    if not raw:
-        return {}
-    now, run, *lanes = raw
-    return {
-        lane.decode(): None if told is None else _given(now, run.decode(), *told)
-        for lane, told in zip(lanes[::2], lanes[1::2], strict=True)
-    }
+class PushGifts:
+    """What handover.lua reads for senders of this process (store.Gifts)."""
+
+    def ask(self, rooms: Mapping[str, int]) -> bytes:
+        """So many entries by lane, within what a look may read; b"" = none."""
+        return _encode((LOOK_BYTES, LOOK_WORK, rooms)) if rooms else b""
+
+    def read(self, raw: Sequence[Any]) -> dict[str, Given | None]:
+        """What it has read, by lane."""
+        if not raw:
+            return {}
+        now, run, *lanes = raw
+        return {
+            lane.decode(): None if told is None else _given(now, run.decode(), *told)
+            for lane, told in zip(lanes[::2], lanes[1::2], strict=True)
+        }
 
 
 def _given(now: int, run: str, entries: Sequence[Any], looks: Sequence[Any], people: Any, more: int) -> Given:

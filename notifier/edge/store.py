@@ -11,7 +11,7 @@ from notifier.core import keys
 from notifier.core.backlog import Batch, Entry
 from notifier.core.inbox import Join, Joined, Mark, Page, Standing, encode_marks
 from notifier.edge.redis import Connection, ReplyError, Script, load_script
-from notifier.ports import Claimed, Depth, GroupLost, Handed, LeaseLost, Letter, NotMarked, Routed
+from notifier.ports import Claimed, Depth, Given, GroupLost, Handed, LeaseLost, Letter, NotMarked, Routed
 
 CLAIM_PAGE: Final = 200
 REFRESH_PAGE: Final = 200
@@ -83,14 +83,25 @@ class Ears(Protocol):
         """An answer was lost that may have had bells of these people."""
 
 
+class Gifts(Protocol):
+    """What senders are given with a handover, in the words of the script (push_store.PushGifts)."""
+
+    def ask(self, rooms: Mapping[str, int]) -> bytes:
+        """The script's argument for so many entries by lane."""
+
+    def read(self, raw: Sequence[Any]) -> Mapping[str, Given | None]:
+        """What the script has answered, by lane."""
+
+
 class RedisLog:
     """A stream of events under a lease (ports.EventLog). `tagged`: the hash tag of its keys."""
 
     def __init__(
         self, calls: Connection, scripts: Scripts, rules: Rules, stream: str, tagged: str, incarnation: str,
-        consumer: Callable[[], str], wait: Callable[[str, str, float], Awaitable[None]], ears: Ears,
+        consumer: Callable[[], str], wait: Callable[[str, str, float], Awaitable[None]],
+        ears: Ears, gifts: Gifts,
     ) -> None:  # fmt: skip
-        self.calls, self.scripts, self.rules, self.ears = calls, scripts, rules, ears
+        self.calls, self.scripts, self.rules, self.ears, self.gifts = calls, scripts, rules, ears, gifts
         self.stream, self.tagged = stream, tagged
         self.incarnation, self.consumer = incarnation, consumer
         self._keys = (keys.lease(tagged), stream)
@@ -144,14 +155,11 @@ class RedisLog:
         return Deferred.fromCoroutine(self._handover(batch, want, rooms) if batch else self._read(want))
 
     async def _handover(self, batch: Batch, want: int, rooms: Mapping[str, int]) -> Handed:
-        from notifier.edge import push_store  # late: it is built on this module
-
         rules = self.rules
-        room = _encode((push_store.LOOK_BYTES, push_store.LOOK_WORK, rooms)) if rooms else b""
         args = (
             self.tagged, self.incarnation, rules.lease, keys.GROUP, self.consumer(), rules.publish,
             rules.retention, rules.cap, rules.window + 3_600_000, rules.letters, rules.letters_age, rules.window,
-            want, batch.payload, room, *batch.raws,
+            want, batch.payload, self.gifts.ask(rooms), *batch.raws,
         )  # fmt: skip
         try:
             answer = await self.calls.run(self.scripts.handover, self._keys, args)
@@ -166,7 +174,7 @@ class RedisLog:
             tuple((at, error.decode("utf-8", "replace")) for at, error in failures),
             self._entries(fresh),
             duplicates,
-            push_store.read_given(given),
+            self.gifts.read(given),
         )
 
     async def _read(self, want: int) -> Handed:

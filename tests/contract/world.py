@@ -32,7 +32,7 @@ from notifier.edge.memory import (
 )
 from notifier.edge.memory_push import MemoryDevices, MemoryDue, MemoryPushes
 from notifier.edge.memory_state import DeadToken, Stream
-from notifier.edge.push_store import RedisDue, RedisPushes
+from notifier.edge.push_store import PushGifts, RedisDue, RedisPushes
 from notifier.edge.redis import Address, Connection, ReplyError, Subscription
 from notifier.edge.store import RedisInbox, RedisLog, RedisShards, Rules, Scripts
 from notifier.metrics import Metrics
@@ -355,7 +355,7 @@ class RedisWorld(World):
     def log(self, incarnation: str = "one", stream: str = "", tagged: str = TAG) -> EventLog:
         return RedisLog(
             self.calls, self.scripts, self.rules, stream or self.stream, tagged, incarnation,
-            lambda: f"slot-{incarnation}", self._wait, Ears(self._buses, incarnation),
+            lambda: f"slot-{incarnation}", self._wait, Ears(self._buses, incarnation), PushGifts(),
         )  # fmt: skip
 
     async def _wait(self, stream: str, last: str, seconds: float) -> None:

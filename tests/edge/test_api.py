@@ -30,6 +30,7 @@ from notifier.edge.api import KINDS, api_site, cursor_of, cursor_place, pointer
 from notifier.edge.bus import RedisBus
 from notifier.edge.http import LINGER_SECONDS
 from notifier.edge.keyring import public_check
+from notifier.edge.push_store import PushGifts
 from notifier.edge.redis import Address, Connection, ReplyError, Subscription
 from notifier.edge.store import RedisInbox, RedisLog, Rules, Scripts
 from notifier.metrics import Metrics
@@ -110,6 +111,7 @@ class Server:
                 "test",
                 self.metrics,
             ),
+            PushGifts(),
         )
         backlog = Backlog(
             Intake(("like", "comment", "follow"), rules.window, 300_000, 16_384, 1000), keys.tag(0), 1

@@ -2,7 +2,8 @@
 -- many in front to leave out, dead letters kept per reason, dead letters kept ms.
 -- By the server's clock: processes may disagree, and one that is ahead would send too early for everybody.
 -- Returns {moved, left, passed over, buried, error or "", how many in front have been passed over by now}; passed over is
--- what a newer process has put there, which knows what it means, and what failed: it stays. XADD before ZREM: an error in between sends twice, never not at all.
+-- what a newer process has put there, which knows what it means, and what failed: it stays. XADD before ZREM: an error
+-- in between sends twice, never not at all.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local function int(value) return string.format('%.0f', value) end
