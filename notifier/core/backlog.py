@@ -3,7 +3,7 @@ Order is kept per person: behind a pair that failed the later ones of the same p
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -60,15 +60,16 @@ class _Held(Struct, eq=False, gc=False):
     unsent: int = 0
 
 
-class _Pair(Struct, eq=False, gc=False):
-    """One item of handover. user: "" for a burial, which waits for nobody."""
+class Pair(Struct, eq=False, gc=False):
+    """One item of handover. user: "" for a burial, which waits for nobody. `event`: of a row."""
 
     entry: _Held
     user: str
-    item: list[object]
+    item: list[Any]
     size: int
     raw: bytes | None = None
     tries: int = 0
+    event: Event | None = None
 
     @property
     def key(self) -> str:
@@ -81,7 +82,7 @@ class Batch:
 
     __slots__ = ("pairs", "payload", "raws", "whole")
 
-    def __init__(self, pairs: list[_Pair], whole: list[_Held]) -> None:
+    def __init__(self, pairs: list[Pair], whole: list[_Held]) -> None:
         self.pairs, self.whole = pairs, whole
         self.raws: list[bytes] = []
         self.payload = self._encode()
@@ -96,6 +97,13 @@ class Batch:
     def users(self) -> set[str]:
         """Whose inboxes it is for."""
         return {pair.user for pair in self.pairs if pair.user}
+
+    def written(self, item: int) -> tuple[Event, Any, Any, int]:
+        """Of a row, by its number from 1: the event, group, record, and until when it may be pushed (ms)."""
+        pair = self.pairs[item - 1]
+        assert pair.event is not None, f"item {item} is no row"
+        values = pair.item
+        return pair.event, values[5], values[9], abs(values[10])
 
     def _encode(self) -> bytes:
         index: dict[_Held, int] = {}
@@ -152,9 +160,9 @@ class Backlog:
         self._tag, self._buckets = tagged, buckets
         self._most, self._most_bytes, self._tries = most, most_bytes, tries
         self._pushes = pushes or {}
-        self._todo: deque[_Pair] = deque()
+        self._todo: deque[Pair] = deque()
         self._done: list[_Held] = []  # entries without pairs: only to be acknowledged
-        self._failing: dict[str, _Pair] = {}  # by key: the pairs that are tried again, each alone
+        self._failing: dict[str, Pair] = {}  # by key: the pairs that are tried again, each alone
         self._held: dict[str, _Held] = {}  # by stream id
         self.canaries = 0  # that were added so far: they are counted nowhere else
 
@@ -222,11 +230,11 @@ class Backlog:
             bucket, number = mark(name, user, self._buckets)
             # A canary has no mark: each replaces the row of the one before, and a day's would be thousands.
             unmarked = held.canary and is_reserved(user)
-            item: list[object] = [
+            item: list[Any] = [
                 move, 0, user, keys.marks(self._tag, hour, bucket), "" if unmarked else str(number),
                 group, actor, name, accepted, last, push,
             ]  # fmt: skip
-            self._todo.append(_Pair(held, user, item, size))
+            self._todo.append(Pair(held, user, item, size, None, 0, event))
         held.left = held.unsent = len(people)
         if not people:
             self._done.append(held)
@@ -235,8 +243,8 @@ class Backlog:
         if held.canary:  # who sent it misses it, and says so
             self._done.append(held)
             return
-        item: list[object] = [BURY, 0, "", "", "", reason, detail, held.source, 0, "", 0]
-        self._todo.append(_Pair(held, "", item, len(held.raw) + 300, held.raw))
+        item: list[Any] = [BURY, 0, "", "", "", reason, detail, held.source, 0, "", 0]
+        self._todo.append(Pair(held, "", item, len(held.raw) + 300, held.raw))
         held.left = held.unsent = 1
 
     # -- out
@@ -247,7 +255,7 @@ class Backlog:
             alone = next(iter(self._failing.values()))
             alone.entry.unsent -= 1
             return Batch([alone], [])
-        pairs: list[_Pair] = []
+        pairs: list[Pair] = []
         size = 0
         todo = self._todo
         while todo and len(pairs) < self._most:
@@ -272,7 +280,7 @@ class Backlog:
     def settle(self, batch: Batch, failures: Sequence[tuple[int, str]]) -> "Settled":
         """What became of a batch, by the (index from 1, error) of each pair that failed."""
         wrong = dict(failures)
-        back: list[_Pair] = []
+        back: list[Pair] = []
         settled = Settled()
         for at, pair in enumerate(batch.pairs, 1):
             error = wrong.get(at) if wrong else None
@@ -290,7 +298,7 @@ class Backlog:
         self._todo.extendleft(reversed(back))
         return settled
 
-    def _pair_done(self, pair: _Pair, settled: "Settled") -> None:
+    def _pair_done(self, pair: Pair, settled: "Settled") -> None:
         if self._failing and self._failing.get(pair.key) is pair:
             del self._failing[pair.key]
         move = pair.item[0]
@@ -310,7 +318,7 @@ class Backlog:
         self._held.pop(entry.id, None)
         settled.entries += not entry.canary
 
-    def _pair_failed(self, pair: _Pair, error: str) -> str:
+    def _pair_failed(self, pair: Pair, error: str) -> str:
         pair.tries += 1
         if pair.entry.canary and pair.tries >= self._tries:
             return self._canary_lost(pair, error)
@@ -337,7 +345,7 @@ class Backlog:
             pair.raw = pair.entry.raw
         return f"entry {pair.entry.id} for {pair.user or '-'}, try {pair.tries}: {error}"
 
-    def _canary_lost(self, pair: _Pair, error: str) -> str:
+    def _canary_lost(self, pair: Pair, error: str) -> str:
         """No dead letter: who sent it misses it, and says so."""
         self._failing.pop(pair.key, None)
         pair.entry.left -= 1

@@ -7,7 +7,7 @@ from typing import Final, Literal, TypeAlias, get_args
 from msgspec import Struct
 
 from notifier.core import retry
-from notifier.core.model import Delivery, Device, Provider
+from notifier.core.model import Delivery, Device, Notification, Provider
 
 # off: never. offline: when the person has no socket at handover. always: whether or not.
 Policy: TypeAlias = Literal["off", "offline", "always"]
@@ -118,7 +118,8 @@ def parse(entry_id: str, text: str) -> PushEntry | None:
 class Row(Struct, frozen=True, gc=False):
     """A row of an inbox as a push finds it; only one that still stands ("row") has more than a seq.
 
-    `epoch`: of its place; `record`: as it is stored, or why it is broken; `unread`: rows in the whole inbox.
+    `epoch`: of its place; `record`: as it is stored, or why it is broken; `unread`: rows in the whole inbox. `told`:
+    what the record says, where this process has just written it, and need not read it again.
     """
 
     standing: Standing
@@ -126,6 +127,7 @@ class Row(Struct, frozen=True, gc=False):
     epoch: str = ""
     record: str = ""
     unread: int = 0
+    told: Notification | None = None
 
 
 def lanes_of(devices: Iterable[Device]) -> str:

@@ -10,7 +10,9 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 
 from notifier.core import keys
+from notifier.core.backlog import Batch
 from notifier.core.lanes import ALL, Lane, PushEntry, Row, parse
+from notifier.core.model import Notification
 from notifier.edge.device_store import Listed, RedisSteps, read_devices, readable
 from notifier.edge.logs import Every
 from notifier.edge.redis import Connection, ReplyError
@@ -332,26 +334,53 @@ class PushGifts:
         """So many entries by lane, within what a look may read; b"" = none."""
         return _encode((LOOK_BYTES, LOOK_WORK, rooms)) if rooms else b""
 
-    def read(self, raw: Sequence[Any]) -> dict[str, Given | None]:
-        """What it has read, by lane."""
+    def read(self, raw: Sequence[Any], batch: Batch) -> dict[str, Given | None]:
+        """What it has read after a batch, by lane."""
         if not raw:
             return {}
         now, run, *lanes = raw
         return {
-            lane.decode(): None if told is None else _given(now, run.decode(), *told)
+            lane.decode(): None if told is None else _given(batch, now, run.decode(), *told)
             for lane, told in zip(lanes[::2], lanes[1::2], strict=True)
         }
 
 
-def _given(now: int, run: str, entries: Sequence[Any], looks: Sequence[Any], people: Any, more: int) -> Given:
-    read = _pushes(entries, (), "")
-    known = {one.id: one for one in read.entries}
-    found = {}
-    for at, number, seq, record in zip(looks[::4], looks[1::4], looks[2::4], looks[3::4], strict=True):
-        entry = known.get(entries[at - 1][0].decode())
-        if entry is not None:
-            found[entry.id] = _looked(entry, (b"row", seq, record, number), people)
-    return Given(read, Seen(now, run, found), bool(more))
+def _given(
+    batch: Batch, now: int, run: str, entries: Sequence[Any], looks: Sequence[Any], people: Sequence[Any], more: int
+) -> Given:  # fmt: skip
+    """Of what this process has just written itself the answer has only the names."""
+    strange = [entry for entry in entries if type(entry) is not bytes]
+    read = _pushes(strange, (), "")
+    others = {one.id: one for one in read.entries}
+    known = iter(zip(looks[::3], looks[1::3], looks[2::3], strict=True))
+    found: dict[str, Looked] = {}
+    mine: list[PushEntry] = []
+    for entry in entries:
+        if type(entry) is bytes:
+            item, number, seq = next(known)
+            looked = _written(batch, item, entry.decode(), seq, people[number - 1])
+            found[looked.entry.id] = looked
+            mine.append(looked.entry)
+        elif (one := others.get(entry[0].decode())) is not None:
+            mine.append(one)
+    return Given(PushesRead(tuple(mine), read.broken, newer=read.newer), Seen(now, run, found), bool(more))
+
+
+def _written(batch: Batch, item: int, entry_id: str, seq: int, person: Sequence[Any]) -> Looked:
+    event, group, record, deadline = batch.written(item)
+    birth, run, unread, flat = person
+    epoch = f"{birth.decode()}.{run.decode()}"
+    told = Notification(
+        event.id, event.kind, (event.actor,), 1, event.time, event.object, event.text, group, epoch, seq
+    )
+    user = batch.pairs[item - 1].user
+    devices, damaged = read_devices(flat)
+    return Looked(
+        PushEntry(entry_id, user, event.id, deadline),
+        Row("row", seq, epoch, record, unread, told),
+        tuple(devices),
+        damaged=tuple(damaged),
+    )
 
 
 def _parts(settlements: Sequence[Settlement]) -> list[list[Settlement]]:

@@ -89,8 +89,8 @@ class Gifts(Protocol):
     def ask(self, rooms: Mapping[str, int]) -> bytes:
         """The script's argument for so many entries by lane."""
 
-    def read(self, raw: Sequence[Any]) -> Mapping[str, Given | None]:
-        """What the script has answered, by lane."""
+    def read(self, raw: Sequence[Any], batch: Batch) -> Mapping[str, Given | None]:
+        """What the script has answered to this batch, by lane."""
 
 
 class RedisLog:
@@ -174,7 +174,7 @@ class RedisLog:
             tuple((at, error.decode("utf-8", "replace")) for at, error in failures),
             self._entries(fresh),
             duplicates,
-            self.gifts.read(given),
+            self.gifts.read(given, batch),
         )
 
     async def _read(self, want: int) -> Handed:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 import pytest
+from msgspec.structs import replace
 
 from notifier.core import keys
 from notifier.core.devices import encode
-from notifier.core.inbox import Mark
+from notifier.core.inbox import Mark, parse
 from notifier.core.lanes import Lane, PushEntry
+from notifier.core.push import notification
 from notifier.edge import push_store
 from notifier.edge.bus import RedisBus
 from notifier.edge.doorbells import Doorbells
@@ -18,7 +20,7 @@ from notifier.edge.loop import Loop
 from notifier.edge.push_store import RedisPushes
 from notifier.edge.redis import ReplyError, Subscription, load_script
 from notifier.edge.store import Scripts
-from notifier.ports import Given, LeaseLost, Look
+from notifier.ports import Given, LeaseLost, Look, Looked
 from tests.contract.injection import inject
 from tests.contract.phones import APNS, FCM, FakeProvider, Process, enlist, phone, steps
 from tests.contract.test_push_forms import IN_FORM_2, NEWER
@@ -59,12 +61,23 @@ async def opened(world: World, *lanes: Lane) -> None:
         await world.pushes(lane).create()
 
 
+def bare(found: Iterable[Looked]) -> list[Looked]:
+    """Without what need not be read again, which is what would be read."""
+    bared = []
+    for one in found:
+        row = one.row
+        if row.told is not None:
+            assert row.told == notification(parse(row.record), row.epoch, row.seq)
+        bared.append(replace(one, row=replace(row, told=None)))
+    return bared
+
+
 async def compared(world: World, taking: Taking, lane: Lane = APNS) -> Look:
     """What was seen is what a look finds."""
     given, log = taking.given_now, world.pushes(lane)
     fresh = await log.look(given.read.entries)
     told = await log.look(given.read.entries, given.seen)
-    assert told.found == fresh.found
+    assert bare(told.found) == list(fresh.found)
     assert told.run == fresh.run
     assert 0 <= fresh.now - told.now < 60_000
     return told
@@ -334,10 +347,10 @@ async def test_whatever_fails_in_a_batch_what_is_told_is_what_stands(real: Redis
                 log = real.pushes(APNS)
                 fresh = await log.look(given.read.entries)
                 known = await log.look(given.read.entries, given.seen)
-                assert (after, known.found) == (after, fresh.found)
+                assert (after, bare(known.found)) == (after, list(fresh.found))
             taking.gifts.clear()
         came = not await real.calls.call("DEL", "fault")
-    assert (after > 60, told > 60) == (True, True)
+    assert (after > 50, told > 60) == (True, True)
 
 
 async def test_devices_in_other_forms(real: RedisWorld) -> None:

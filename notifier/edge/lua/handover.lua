@@ -12,8 +12,9 @@
 -- Returns {status, {{item, error}...}, entries, repeats, bells, given}: status ok | lease | group; error "held" = waits for
 -- an earlier one; bells: those for the caller itself, as a message has them, "" = none; given, empty without room: now, run,
 -- then for each lane with room that got something its name and {entries, looks, people, is there more}, or false where it was
--- perhaps read and cannot be told. looks: of the entries that this call appended and whose row still stands at its end, each
--- four values: which entry, its person, seq, record. A person is {birth, run, unread, {device id, line, ...}}.
+-- perhaps read and cannot be told. Of an entry that this call has appended, and whose row still stands at its end, there is
+-- just the id, for the caller knows the rest; and three values in looks: which item it is of, its person, seq. A person is
+-- {birth, run, unread, {device id, line, ...}}.
 if call('GET', KEYS[1]) ~= ARGV[2] then return {'lease', {}, {}, 0, '', {}} end
 
 local ADD, RETRACT, BURY, WIDTH = 1, 2, 3, 11
@@ -73,8 +74,9 @@ local function register(user, group, actor)
 end
 
 -- What is known at the end of those whose pushes are given away: the inbox as it was saved last, seqs that are not the
--- newest of their notification any more, devices; and by lane and entry what was appended. Only kept where there is room.
-local boxes, superseded, listed, made = {}, {}, {}, {}
+-- newest of their notification any more, devices; by lane and entry of which item it is, and by item the seq of its row.
+-- Only kept where there is room.
+local boxes, superseded, listed, made, seqs = {}, {}, {}, {}, {}
 local function supersede(user, seq)
   if not seq then return end  -- what stands there is no seq: `write` takes it for nothing too
   if not superseded[user] then superseded[user] = {} end
@@ -96,7 +98,7 @@ end
 
 -- A push to make on each lane of the person's devices. rung: by lane the last entry, which nobody has been given yet.
 local lanes_of, rung = {}, {}
-local function push(box, id, line, deadline)
+local function push(box, id, item, deadline)
   local user = box.user
   local lanes = lanes_of[user]
   if lanes == nil then
@@ -110,12 +112,13 @@ local function push(box, id, line, deadline)
     rung[lane] = entry
     if rooms and rooms[lane] and listed[user] then
       if not made[lane] then made[lane] = {} end
-      made[lane][entry] = {user, box.seq, line}
+      made[lane][entry] = item
+      seqs[item] = box.seq
     end
   end
 end
 
-local function add_row(caller, user, group, actor, id, accepted, line, deadline)
+local function add_row(item, caller, user, group, actor, id, accepted, line, deadline)
   local off_time, off_id = register(user, group, actor)
   if off_time and not later(parts(line), id, off_time, off_id) then return end  -- was taken back, before it came
   local index = 'n:' .. id
@@ -128,9 +131,9 @@ local function add_row(caller, user, group, actor, id, accepted, line, deadline)
   local here = present(user)
   ring(here, box, accepted, line, caller)
   if deadline > 0 then
-    push(box, id, line, deadline)
+    push(box, id, item, deadline)
   elseif deadline < 0 and #here == 0 then
-    push(box, id, line, -deadline)
+    push(box, id, item, -deadline)
   end
 end
 
@@ -190,14 +193,14 @@ end
 
 -- A row, its bells, its pushes, then its register, then its mark last: an error in between leaves what a repeat completes.
 -- A burial is not asked for its mark: the pair that it buries may have been applied half.
-local function apply(move, entry, user, mark_key, mark, a, b, c, d, e, f)
+local function apply(item, move, entry, user, mark_key, mark, a, b, c, d, e, f)
   if move == BURY then
     bury(entry, user, a, b, c, d)
   else
     if mark ~= '' and call('SISMEMBER', mark_key, mark) == 1 then return 'duplicate' end
     -- A canary's bell goes over the bus whoever calls: it is sent to prove that the bus is heard.
     local caller = mark ~= '' and ARGV[2] or nil
-    if move == ADD then add_row(caller, user, a, b, c, d, e, f) else retract(caller, user, a, b, c, d, e) end
+    if move == ADD then add_row(item, caller, user, a, b, c, d, e, f) else retract(caller, user, a, b, c, d, e) end
   end
   if mark ~= '' then call('SADD', mark_key, mark) end
 end
@@ -205,15 +208,16 @@ end
 local failures, failed, held, duplicates = {}, {}, {}, 0
 for at = 1, #items, WIDTH do
   local entry, user = items[at + 1], items[at] ~= BURY and items[at + 2]
+  local item = (at - 1) / WIDTH + 1
   if user and held[user] then
     failed[entry] = true
-    failures[#failures + 1] = {(at - 1) / WIDTH + 1, 'held'}
+    failures[#failures + 1] = {item, 'held'}
   else
-    local ok, result = pcall(apply, unpack(items, at, at + WIDTH - 1))
+    local ok, result = pcall(apply, item, unpack(items, at, at + WIDTH - 1))
     if not ok then
       failed[entry] = true
       if user then held[user] = true end
-      failures[#failures + 1] = {(at - 1) / WIDTH + 1, reason(result)}
+      failures[#failures + 1] = {item, reason(result)}
     elseif result == 'duplicate' then
       duplicates = duplicates + 1
     end
@@ -249,22 +253,24 @@ local function give(lane)
   local stream = 'push:' .. tag .. ':' .. lane
   local read = call('XREADGROUP', 'GROUP', ARGV[4], ARGV[5], 'COUNT', int(rooms[lane]), 'STREAMS', stream, '>')
   local entries, mine, looks, people, number_of = read and read[1][2] or {}, made[lane] or {}, {}, {}, {}
+  local newest = #entries > 0 and entries[#entries][1]
   for at, entry in ipairs(entries) do
-    local own = mine[entry[1]]
-    local box = own and bytes > 0 and still_in(own[1], own[2])
+    local item = mine[entry[1]]
+    local user = item and items[(item - 1) * WIDTH + 3]
+    local box = item and bytes > 0 and still_in(user, seqs[item])
     if box then
-      local number = number_of[own[1]]
+      local number = number_of[user]
       if not number then
         number = #people + 1
-        number_of[own[1]] = number
-        people[number] = {int(box.birth), box.run, box.unread, devices_on(lane, own[1])}
+        number_of[user] = number
+        people[number] = {int(box.birth), box.run, box.unread, devices_on(lane, user)}
       end
-      bytes = bytes - #own[3]
       local last = #looks
-      looks[last + 1], looks[last + 2], looks[last + 3], looks[last + 4] = at, number, own[2], own[3]
+      looks[last + 1], looks[last + 2], looks[last + 3] = item, number, seqs[item]
+      entries[at] = entry[1]
     end
   end
-  local all = #entries > 0 and entries[#entries][1] == rung[lane]
+  local all = newest and newest == rung[lane]
   if all then rung[lane] = nil end
   return {entries, looks, people, all and 0 or 1}
 end
@@ -286,13 +292,35 @@ if next(rung) then
   call(ARGV[6], 'lanes:' .. tag, table.concat(lanes, ' '))
 end
 
--- XDEL only what XACK found: an entry whose read was rolled back with Redis comes again.
 for _, entry in ipairs(unfinished) do failed[entry] = true end
-local gone = {}
+local done = {}
 for entry, id in ipairs(ids) do
-  if not failed[entry] and call('XACK', KEYS[2], ARGV[4], id) == 1 then gone[#gone + 1] = id end
+  if not failed[entry] then done[#done + 1] = id end
 end
-if #gone > 0 then call('XDEL', KEYS[2], unpack(gone)) end
+
+-- What Redis does not know as read, because it went back in time or the group was made again, comes again: it stays.
+local function read_so_far(gone)
+  local last_ms, last_n = '0', '0'
+  local groups = redis.pcall('XINFO', 'GROUPS', KEYS[2])  -- an error if the stream is gone
+  for _, group in ipairs(groups.err and {} or groups) do
+    for at = 1, #group, 2 do
+      if group[at] == 'name' and group[at + 1] ~= ARGV[4] then break end
+      if group[at] == 'last-delivered-id' then last_ms, last_n = string.match(group[at + 1], '^(%d+)-(%d+)$') end
+    end
+  end
+  local found = {}
+  for _, id in ipairs(gone) do
+    local ms, n = string.match(id, '^(%d+)-(%d+)$')
+    if not (greater(ms, last_ms) or (ms == last_ms and greater(n, last_n))) then found[#found + 1] = id end
+  end
+  return found
+end
+
+if #done > 0 then
+  local acknowledged = call('XACK', KEYS[2], ARGV[4], unpack(done))
+  if acknowledged < #done then done = read_so_far(done) end
+  if #done > 0 then call('XDEL', KEYS[2], unpack(done)) end
+end
 
 local status, fresh = next_entries(KEYS[2], ARGV[4], ARGV[5], ARGV[13])
 return {status, failures, fresh, duplicates, told[1] and cmsgpack.pack(told) or '', given}
