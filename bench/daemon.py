@@ -38,6 +38,8 @@ AOF = (
     "everysec",
     "--auto-aof-rewrite-min-size",
     "1gb",
+    "--rdbcompression",
+    "no",
 )  # as in conf/
 SECRET = b"not-secret-and-32-bytes-at-least"
 

@@ -96,8 +96,25 @@ local function find_lanes(user)
   return false
 end
 
--- A push to make on each lane of the person's devices. rung: by lane the last entry, which nobody has been given yet.
-local lanes_of, rung = {}, {}
+-- One push entry. rung: by lane the last one, which nobody has been given yet.
+local streams, rung = {}, {}
+local function append(lane, text, box, item)
+  local stream = streams[lane]
+  if not stream then
+    stream = 'push:' .. tag .. ':' .. lane
+    streams[lane] = stream
+  end
+  local entry = call('XADD', stream, '*', 'push', text)
+  rung[lane] = entry
+  if rooms and rooms[lane] and listed[box.user] then
+    if not made[lane] then made[lane] = {} end
+    made[lane][entry] = item
+    seqs[item] = box.seq
+  end
+end
+
+-- A push to make on each lane of the person's devices.
+local lanes_of = {}
 local function push(box, id, item, deadline)
   local user = box.user
   local lanes = lanes_of[user]
@@ -107,14 +124,10 @@ local function push(box, id, item, deadline)
   end
   if not lanes then return end
   local text = '1 ' .. user .. ' ' .. id .. ' ' .. int(deadline) .. ' - 0 0 0'
-  for lane in string.gmatch(lanes, '%S+') do
-    local entry = call('XADD', 'push:' .. tag .. ':' .. lane, '*', 'push', text)
-    rung[lane] = entry
-    if rooms and rooms[lane] and listed[user] then
-      if not made[lane] then made[lane] = {} end
-      made[lane][entry] = item
-      seqs[item] = box.seq
-    end
+  if string.find(lanes, ' ', 1, true) then
+    for lane in string.gmatch(lanes, '%S+') do append(lane, text, box, item) end
+  elseif lanes ~= '' then
+    append(lanes, text, box, item)
   end
 end
 

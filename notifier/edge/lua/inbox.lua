@@ -5,8 +5,8 @@
 local call = redis.call
 local tag = ARGV[1]
 local INBOX, DAY = 'inbox:' .. tag .. ':', 86400000
-local match, sub = string.match, string.sub
-local function int(value) return string.format('%.0f', value) end
+local format, match, sub = string.format, string.match, string.sub
+local function int(value) return format('%d', value) end  -- half of what '%.0f' takes
 local function reason(err) return type(err) == 'table' and err.err or tostring(err) end  -- what pcall has caught
 
 local clock = call('TIME')
@@ -81,7 +81,12 @@ end
 
 -- One HSET for everything, then what may fail without harm: removal of fields that nothing reads any more, expiry.
 local function save_inbox(box, retention)
-  call('HSET', box.key, 'state', state_of(box), unpack(box.sets or {}))
+  local sets = box.sets
+  if sets and #sets == 4 then  -- a new row, as nearly always
+    call('HSET', box.key, 'state', state_of(box), sets[1], sets[2], sets[3], sets[4])
+  else
+    call('HSET', box.key, 'state', state_of(box), unpack(sets or {}))
+  end
   if box.dels then call('HDEL', box.key, unpack(box.dels)) end
   -- Not at every change, but so that at least half of a short retention, all but a day of a long one, is always left.
   if box.till - now < retention - math.min(DAY, retention / 2) then
