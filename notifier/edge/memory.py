@@ -221,9 +221,7 @@ class MemoryLog:
             moves.publish()
             given = giving.given()
             left = {*unfinished, *(items[at - 1][1] for at, _ in failures)}
-            for at, entry in enumerate(entries, 1):
-                if at not in left:
-                    self.stream.acknowledge(entry)
+            self.stream.finish(entry for at, entry in enumerate(entries, 1) if at not in left)
             return Handed(tuple(failures), self.stream.read(self.server.now, want), duplicates, given)
 
     def _bury(self, entry: str, item: list[Any], raws: Sequence[bytes]) -> None:

@@ -134,6 +134,17 @@ class Stream(Generic[E]):
             self.holders.cut(at)
             self.entries.cut(at)
 
+    def finish(self, done: Iterable[str]) -> None:
+        """What a handover has done with (lua/handover.lua). Where not all of it was pending, only what has been read by
+        now goes: an entry whose read was rolled back comes again."""
+        found = [stream_id(entry) for entry in done]
+        whole, upto = all(at in self.pending for at in found), self.ends.get("read", (0, 0))
+        for at in found:
+            self.pending.cut(at)
+            self.holders.cut(at)
+            if whole or at <= upto:
+                self.entries.cut(at)
+
     def discard(self, entry: str) -> None:
         """Whether it is pending or not."""
         at = stream_id(entry)

@@ -246,6 +246,42 @@ async def test_what_was_rolled_back_to_unread_is_not_deleted(world: World) -> No
     assert (await reader.log.depth()).entries == 0
 
 
+async def test_what_was_acknowledged_by_hand_goes_with_the_batch_that_applies_it(world: World) -> None:
+    log, todo = world.log(), backlog(world)
+    sent = [await world.append(event(to=U, eid=f"e{n}", at=world.now(), thing=str(n))) for n in range(4)]
+    await log.take()
+    todo.add(await log.read(3))
+    await world.strand(sent[1])
+    batch = todo.next()
+    assert batch is not None
+    await log.handover(batch, 0)
+    assert (await log.depth()).entries == 1, "what nobody has read"
+    reader = Reader(world)
+    await reader.run()
+    assert (reader.metrics.events_duplicate, (await reader.log.depth()).entries) == (0, 0)
+    assert ids(await load(world, U)) == ["e0", "e1", "e2", "e3"]
+
+
+async def test_behind_a_group_that_was_moved_back_comes_again_what_was_acknowledged_by_hand(
+    world: World,
+) -> None:
+    """Who has moved it back wants it so; the marks know that it was applied."""
+    log, todo = world.log(), backlog(world)
+    sent = [await world.append(event(to=U, eid=f"e{n}", at=world.now(), thing=str(n))) for n in range(3)]
+    await log.take()
+    todo.add(await log.read(3))
+    await world.strand(sent[0])
+    await world.rewind()
+    batch = todo.next()
+    assert batch is not None
+    await log.handover(batch, 0)
+    assert (await log.depth()).entries == 3
+    reader = Reader(world)
+    await reader.run()
+    assert (reader.metrics.events_duplicate, (await reader.log.depth()).entries) == (3, 0)
+    assert ids(await load(world, U)) == ["e0", "e1", "e2"]
+
+
 async def test_what_was_acknowledged_but_not_deleted_goes_with_a_takeover(world: World) -> None:
     """An error between the two, or an operator's XACK: it would stay for ever, and with it all marks."""
     log, todo = world.log(), backlog(world)

@@ -6,7 +6,9 @@ local call = redis.call
 local tag = ARGV[1]
 local INBOX, DAY = 'inbox:' .. tag .. ':', 86400000
 local format, match, sub = string.format, string.match, string.sub
-local function int(value) return format('%d', value) end  -- half of what '%.0f' takes
+-- '%d' takes half of what '%.0f' does, but in a server of 32 bits it cuts off what is larger.
+local WHOLE = format('%d', 2 ^ 52) == '4503599627370496' and '%d' or '%.0f'
+local function int(value) return format(WHOLE, value) end
 local function reason(err) return type(err) == 'table' and err.err or tostring(err) end  -- what pcall has caught
 
 local clock = call('TIME')
