@@ -109,14 +109,12 @@ def start_daemon(
     daemons: int = 1,
     top: str = "",
     allocator: str = "",
-    redis_settings: Sequence[str] = (),
 ) -> Daemon:
     """A fresh Redis and a fresh daemon. `settings`: more TOML, for what a bench must set; `top`: the same, in front of
     all tables; `program`: what Python runs in the place of twistd; `allocator`: Redis's. Not pinned, all run on any
     core. Of several daemons the first one has the sockets."""
     run = next(_runs)
     appending = (*AOF, "--appenddirname", f"aof-{run}") if aof else ()
-    appending += tuple(redis_settings)
     redis, redis_port = start_redis(*appending, core=LOAD_CORE if pinned else None, allocator=allocator)
     made = [_start(run * 100 + at, redis_port, top, settings, program, pinned) for at in range(daemons)]
     time.sleep(0.5)  # they have just listened; what they do once at their start shall not count

@@ -30,7 +30,6 @@ from bench.day_report import (
     verdict_table,
 )
 from bench.harness import (
-    SERVER_CORE,
     BenchFailed,
     Process,
     Result,
@@ -50,18 +49,16 @@ from bench.push import Sending
 RATE: Final = 11_600  # events a second: 1 002 240 000 a day
 SAY_EVERY: Final = 10.0
 DRAIN: Final = 1_800  # s that are waited for what is left
-APART: Final = ("--aof-rewrite-cpulist", str(SERVER_CORE), "--bio-cpulist", str(SERVER_CORE))
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 PICTURE: Final = Path(__file__).parents[1] / "docs" / "day.svg"
 
 
 def start(plan: Plan) -> Running:
-    """Redis, daemon, providers and people with phones."""
+    """Redis, daemon, providers and people with phones; nothing pinned."""
     providers = Providers.reserve()
     top = f"redis.shards = {plan.shards}\nevents.rate = {RATE}\n"
     daemon = start_daemon(
-        True, providers.settings(), pinned=plan.pinned, daemons=plan.daemons, top=top,
-        allocator=plan.allocator, redis_settings=APART if plan.pinned else (),
+        True, providers.settings(), pinned=False, daemons=plan.daemons, top=top, allocator=plan.allocator,
     )  # fmt: skip
     server = providers.start(None)
     sending = Sending(
@@ -207,10 +204,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--shards", type=int, default=1)
     parser.add_argument("--daemons", type=int, default=1)
     parser.add_argument(
-        "--pinned", action="store_true",
-        help="the daemon on one core and Redis on the other; what rewrites Redis's file on the daemon's",
-    )  # fmt: skip
-    parser.add_argument(
         "--allocator", default=jemalloc(),
         help="what Redis allocates with, a library; jemalloc where it is installed, '' = its program's own",
     )  # fmt: skip
@@ -220,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rate=given.rate, seconds=int(given.minutes * 60), warm=given.warm, burst=given.burst,
         factor=given.factor, people=given.people, online=int(given.people * given.online),
         android=given.android, shards=given.shards, daemons=given.daemons,
-        allocator=given.allocator, pinned=given.pinned,
+        allocator=given.allocator,
     )  # fmt: skip
     if plan.burst_at - plan.warm < 3 * EVERY:
         parser.error(f"at least {3 * EVERY:.0f} s before the burst are needed: take more --minutes")

@@ -39,7 +39,6 @@ class Plan(Struct, frozen=True, kw_only=True):
     shards: int
     daemons: int
     allocator: str = ""
-    pinned: bool = False
 
     @property
     def burst_at(self) -> float:
@@ -184,8 +183,7 @@ def described(plan: Plan) -> str:
         f"{grouped(plan.people)} people with a phone each, {plan.android:.0%} of them Androids; {grouped(plan.online)} "
         f"people on sockets. {grouped(plan.rate)} events/s for {plan.seconds} s after {plan.warm} s to warm up, "
         f"{plan.factor:g} times that for {plan.burst} s in the middle. Shards: {plan.shards}; daemons: {plan.daemons}; "
-        f"Redis on {plan.allocator or 'its own allocator'}"
-        f"{', which has a core for itself but for load and providers' if plan.pinned else ''}."
+        f"Redis on {plan.allocator or 'its own allocator'}."
     )
 
 

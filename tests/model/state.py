@@ -141,8 +141,8 @@ class State:
         return found
 
     def done(self, stream: str, entry: StreamId) -> None:
-        """XACK, and XDEL of what it has found. (A batch of which not all is found deletes what the group has been given by
-        now: that differs only where somebody acknowledges by hand, whom there is none of here.)"""
+        """XACK, and XDEL of what it has found. (The script looks what the group has been given by now where a batch is
+        not found as a whole: that differs only if somebody acknowledges by hand, and here is nobody who does.)"""
         if entry in self.get(("pending", stream), {}):
             self.set_in(("pending", stream), entry, None)
             self.set_in(("stream", stream), entry, None)
