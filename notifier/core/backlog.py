@@ -60,7 +60,7 @@ class _Held(Struct, eq=False, gc=False):
     unsent: int = 0
 
 
-class Pair(Struct, eq=False, gc=False):
+class _Pair(Struct, eq=False, gc=False):
     """One item of handover. user: "" for a burial, which waits for nobody. `event`: of a row."""
 
     entry: _Held
@@ -82,7 +82,7 @@ class Batch:
 
     __slots__ = ("pairs", "payload", "raws", "whole")
 
-    def __init__(self, pairs: list[Pair], whole: list[_Held]) -> None:
+    def __init__(self, pairs: list[_Pair], whole: list[_Held]) -> None:
         self.pairs, self.whole = pairs, whole
         self.raws: list[bytes] = []
         self.payload = self._encode()
@@ -98,12 +98,12 @@ class Batch:
         """Whose inboxes it is for."""
         return {pair.user for pair in self.pairs if pair.user}
 
-    def written(self, item: int) -> tuple[Event, Any, Any, int]:
-        """Of a row, by its number from 1: the event, group, record, and until when it may be pushed (ms)."""
+    def written(self, item: int) -> tuple[str, Event, Any, Any, int]:
+        """Of a row, by its number from 1: whose it is, event, group, record, and until when it may be pushed (ms)."""
         pair = self.pairs[item - 1]
         assert pair.event is not None, f"item {item} is no row"
         values = pair.item
-        return pair.event, values[5], values[9], abs(values[10])
+        return pair.user, pair.event, values[5], values[9], abs(values[10])
 
     def _encode(self) -> bytes:
         index: dict[_Held, int] = {}
@@ -160,9 +160,9 @@ class Backlog:
         self._tag, self._buckets = tagged, buckets
         self._most, self._most_bytes, self._tries = most, most_bytes, tries
         self._pushes = pushes or {}
-        self._todo: deque[Pair] = deque()
+        self._todo: deque[_Pair] = deque()
         self._done: list[_Held] = []  # entries without pairs: only to be acknowledged
-        self._failing: dict[str, Pair] = {}  # by key: the pairs that are tried again, each alone
+        self._failing: dict[str, _Pair] = {}  # by key: the pairs that are tried again, each alone
         self._held: dict[str, _Held] = {}  # by stream id
         self.canaries = 0  # that were added so far: they are counted nowhere else
 
@@ -234,7 +234,7 @@ class Backlog:
                 move, 0, user, keys.marks(self._tag, hour, bucket), "" if unmarked else str(number),
                 group, actor, name, accepted, last, push,
             ]  # fmt: skip
-            self._todo.append(Pair(held, user, item, size, None, 0, event))
+            self._todo.append(_Pair(held, user, item, size, None, 0, event))
         held.left = held.unsent = len(people)
         if not people:
             self._done.append(held)
@@ -244,7 +244,7 @@ class Backlog:
             self._done.append(held)
             return
         item: list[Any] = [BURY, 0, "", "", "", reason, detail, held.source, 0, "", 0]
-        self._todo.append(Pair(held, "", item, len(held.raw) + 300, held.raw))
+        self._todo.append(_Pair(held, "", item, len(held.raw) + 300, held.raw))
         held.left = held.unsent = 1
 
     # -- out
@@ -255,7 +255,7 @@ class Backlog:
             alone = next(iter(self._failing.values()))
             alone.entry.unsent -= 1
             return Batch([alone], [])
-        pairs: list[Pair] = []
+        pairs: list[_Pair] = []
         size = 0
         todo = self._todo
         while todo and len(pairs) < self._most:
@@ -280,7 +280,7 @@ class Backlog:
     def settle(self, batch: Batch, failures: Sequence[tuple[int, str]]) -> "Settled":
         """What became of a batch, by the (index from 1, error) of each pair that failed."""
         wrong = dict(failures)
-        back: list[Pair] = []
+        back: list[_Pair] = []
         settled = Settled()
         for at, pair in enumerate(batch.pairs, 1):
             error = wrong.get(at) if wrong else None
@@ -298,7 +298,7 @@ class Backlog:
         self._todo.extendleft(reversed(back))
         return settled
 
-    def _pair_done(self, pair: Pair, settled: "Settled") -> None:
+    def _pair_done(self, pair: _Pair, settled: "Settled") -> None:
         if self._failing and self._failing.get(pair.key) is pair:
             del self._failing[pair.key]
         move = pair.item[0]
@@ -318,7 +318,7 @@ class Backlog:
         self._held.pop(entry.id, None)
         settled.entries += not entry.canary
 
-    def _pair_failed(self, pair: Pair, error: str) -> str:
+    def _pair_failed(self, pair: _Pair, error: str) -> str:
         pair.tries += 1
         if pair.entry.canary and pair.tries >= self._tries:
             return self._canary_lost(pair, error)
@@ -345,7 +345,7 @@ class Backlog:
             pair.raw = pair.entry.raw
         return f"entry {pair.entry.id} for {pair.user or '-'}, try {pair.tries}: {error}"
 
-    def _canary_lost(self, pair: Pair, error: str) -> str:
+    def _canary_lost(self, pair: _Pair, error: str) -> str:
         """No dead letter: who sent it misses it, and says so."""
         self._failing.pop(pair.key, None)
         pair.entry.left -= 1

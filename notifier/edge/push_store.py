@@ -367,13 +367,12 @@ def _given(
 
 
 def _written(batch: Batch, item: int, entry_id: str, seq: int, person: Sequence[Any]) -> Looked:
-    event, group, record, deadline = batch.written(item)
+    user, event, group, record, deadline = batch.written(item)
     birth, run, unread, flat = person
     epoch = f"{birth.decode()}.{run.decode()}"
     told = Notification(
         event.id, event.kind, (event.actor,), 1, event.time, event.object, event.text, group, epoch, seq
     )
-    user = batch.pairs[item - 1].user
     devices, damaged = read_devices(flat)
     return Looked(
         PushEntry(entry_id, user, event.id, deadline),
