@@ -113,7 +113,8 @@ class _Plan(Struct):
 
     def settlement(self, run: str) -> Unsettled:
         looked = self.looked
-        drop = None if self.buried else lanes.dropped(looked.row, looked.has_devices)
+        # Where anything has become of devices there was a row to tell of, and somebody to tell.
+        drop = None if self.results or self.buried else lanes.dropped(looked.row, looked.has_devices)
         settlement = Settlement(
             looked.entry, run, tuple(self.results), looked.strangers, self.buried, self.detail
         )
@@ -360,9 +361,13 @@ class Sender:
         asked = began if taken.asked is None else taken.asked
         try:
             look = await self._look(entries, taken.seen, asked)
-            found = [looked for looked in look.found if not self._is_left(looked, began)]
+            found: Sequence[Looked] = look.found
+            if self._broken or any(looked.row.standing == "broken" for looked in found):
+                found = [looked for looked in found if not self._is_left(looked, began)]
             now = self._moment(look, asked)
-            plans = [self._plan(looked, now) for looked in found]
+            clear = self.gate.clear()
+            plans = [self._plan(looked, now, clear) for looked in found]
+            self.gate.let_through(clear, now.steady)
             await self._send(plans, look, asked)
             await self._settle([plan.settlement(look.run) for plan in plans])
         finally:
@@ -402,16 +407,16 @@ class Sender:
 
     def _let_go(self, entries: Iterable[str]) -> None:
         """Out of hand, but for what is to be looked at again or settled."""
-        self._hand.difference_update(
-            entry for entry in entries if entry not in self._again and entry not in self._unsettled
-        )
+        if self._again or self._unsettled:
+            entries = [
+                entry for entry in entries if entry not in self._again and entry not in self._unsettled
+            ]
+        self._hand.difference_update(entries)
 
     def _is_left(self, looked: Looked, now: float) -> bool:
         """Whether this is not the last look at something broken. The second one follows at once, for what failed in
         passing; for the third the entry stays pending, and is claimed once it has been idle."""
         entry, row = looked.entry, looked.row
-        if row.standing != "broken" and not self._broken:
-            return False
         tries = self._broken.pop(entry.id, 0) + 1
         if row.standing != "broken" or tries >= LOOK_TRIES:
             return False
@@ -431,34 +436,41 @@ class Sender:
 
     # -- what to send
 
-    def _plan(self, looked: Looked, now: Moment) -> _Plan:
+    def _plan(self, looked: Looked, now: Moment, clear: dict[Environment, int]) -> _Plan:
         plan = _Plan(looked)
         why = lanes.buried(looked.row, looked.entry.deadline, now.ms, looked.has_devices)
         if why is not None:
             plan.buried, plan.detail = why
         elif looked.row.standing == "row":
             try:
-                self._ask(plan, now)
+                self._ask(plan, now, clear)
             except Exception as error:  # a bug of ours must not stop everybody behind this entry
                 self.metrics.push_bugs += 1
                 plan = _Plan(looked)
                 plan.buried, plan.detail = "bug", f"{type(error).__name__}: {error}"[:500]
         return plan
 
-    def _ask(self, plan: _Plan, now: Moment) -> None:
+    def _ask(self, plan: _Plan, now: Moment, clear: dict[Environment, int]) -> None:
         """What to ask the provider for, and what is held back."""
         looked = plan.looked
+        entry, row = looked.entry, looked.row
         try:
-            told = self._told(looked)
+            told = row.told or notification(inbox.parse(row.record), row.epoch, row.seq)
         except ValueError as error:
             plan.buried, plan.detail = "unreadable", f"the row in the inbox: {error}"[:500]
             return
+        first = not (entry.tries or entry.doubts)
         pushes: dict[str, Push] = {}
         for device in looked.devices:
-            delivery = looked.entry.delivery(device, looked.row.seq)
+            delivery = entry.delivery(device, row.seq)
             push = pushes.get(device.locale)
             if push is None:
                 push = pushes[device.locale] = self._compose(told, looked, device.locale)
+            if first and device.environment in clear:  # nearly always
+                clear[device.environment] += 1
+                plan.asked.append(PushRequest(delivery, push))
+                continue
+            self.gate.let_through(clear, now.steady)  # each in its turn
             held = self.gate.hold(delivery, now, self.chance())
             if held is None:
                 plan.asked.append(PushRequest(delivery, push))
@@ -482,10 +494,6 @@ class Sender:
             told = Verdict("bury", reason="unreadable", detail="what is stored of this device is damaged")
             plan.results.append(Judged(looked.entry.delivery(device, looked.row.seq), told))
 
-    def _told(self, looked: Looked) -> Notification:
-        row = looked.row
-        return row.told or notification(inbox.parse(row.record), row.epoch, row.seq)
-
     def _compose(self, told: Notification, looked: Looked, locale: str) -> Push:
         style = self.looks.styles.get(told.kind, _PLAIN)
         words = language(locale, self.looks.languages)
@@ -499,18 +507,48 @@ class Sender:
         sent = Moment(self.clock(), look.now)
         answers = iter(await self._answers(requests))
         now = self._moment(look, looked_at)
+        accepted: list[tuple[PushEntry, Delivery, Outcome]] = []  # in a row
         renamed: list[tuple[Delivery, str]] = []
         for plan in plans:
+            entry = plan.looked.entry
             for request in plan.asked:
-                outcome = next(answers)
-                verdict = self._judge(request.delivery, outcome, sent, now)
+                outcome, delivery = next(answers), request.delivery
+                if outcome.kind == "delivered" and not (delivery.doubts or outcome.replacement_token):
+                    accepted.append((entry, delivery, outcome))  # nearly always
+                    plan.results.append(Judged(delivery, DONE))
+                    continue
+                self._arrived(accepted, sent, now)  # each is judged in its turn
+                verdict = self._judge(delivery, outcome, sent, now)
                 why = "" if verdict is DONE else outcomes.label(outcome)
-                plan.results.append(Judged(request.delivery, verdict, why))
-                self._count_answer(plan.looked.entry, outcome, now)
+                plan.results.append(Judged(delivery, verdict, why))
+                self._count_answer(entry, outcome, now)
                 if outcome.replacement_token:
-                    renamed.append((request.delivery, outcome.replacement_token))
+                    renamed.append((delivery, outcome.replacement_token))
+        self._arrived(accepted, sent, now)
         if renamed:
             await self._rename(renamed)
+
+    def _arrived(self, row: list[tuple[PushEntry, Delivery, Outcome]], sent: Moment, now: Moment) -> None:
+        """What was accepted in a row is judged and counted together, and the row emptied."""
+        if not row:
+            return
+        where: dict[Environment, int] = {}
+        queued: dict[str, int] = {}
+        for entry, delivery, _ in row:
+            environment = delivery.device.environment
+            where[environment] = where.get(environment, 0) + 1
+            if not entry.tries:
+                ms = entry.id.partition("-")[0]
+                queued[ms] = queued.get(ms, 0) + 1
+        try:
+            self.gate.arrived(where, row[0][2], sent, now, self.chance())
+        except Exception as error:  # a bug: what has been sent is settled all the same
+            self.metrics.push_bugs += 1
+            self.report(f"lane {self.lane}: {row[0][2]!r} met a bug: {type(error).__name__}: {error}")
+        self.metrics.push_outcomes[self._labels["delivered"]] += len(row)
+        for ms, count in queued.items():
+            self.metrics.push_seconds.observe((now.ms - int(ms)) / 1000, count)
+        row.clear()
 
     def _judge(self, delivery: Delivery, outcome: Outcome, sent: Moment, now: Moment) -> Verdict:
         try:

@@ -272,10 +272,11 @@ def test_a_bug_behind_an_answer_sends_nothing_again() -> None:
     def judge(*_: object) -> Verdict:
         raise KeyError("a bug")
 
-    sender.gate.judge = judge  # type: ignore[method-assign, assignment]
+    sender.gate.judge = sender.gate.arrived = judge  # type: ignore[method-assign, assignment]
     turn(sender)
     assert (len(provider.sent), house.left(), house.waiting()) == (3, 0, [])
-    assert house.metrics.push_bugs == 3
+    assert house.metrics.push_bugs == 1, "those that were accepted in a row are judged together"
+    assert house.metrics.push_outcomes["demo apns delivered"] == 3
     provider.answer = lambda _: BAD[0]
     house.comment(U, thing="bad")
     turn(sender)

@@ -1,7 +1,7 @@
 """What a lane lets through now, and what its answers come to: breakers, budget of retries and mass-error guards.
 One for each lane and process, whatever the number of shards and of batches under way."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from msgspec import Struct
@@ -137,15 +137,28 @@ class Gate:
         self._trying = False
         self._reach = min(2 * self._reach, _FAR) if read and not self._asked else 1
 
+    def clear(self) -> dict[Environment, int]:
+        """Where nothing holds a first try now, each with 0. Count those that go out there, and tell `let_through`."""
+        return {
+            environment: 0
+            for environment, way in self.ways.items()
+            if way.breaker.until is None and way.guard.until is None
+        }
+
+    def let_through(self, firsts: dict[Environment, int], steady: float) -> None:
+        """So many first tries go out where it is clear, and `firsts` begins anew. The same as `hold` for each."""
+        for environment, count in firsts.items():
+            if count:
+                firsts[environment] = 0
+                self.ways[environment].seen = steady
+                self.budget.first(count)
+                self._asked += count
+
     def hold(self, delivery: Delivery, now: Moment, chance: float) -> Verdict | None:
         """Why this is not sent now, as what to do with it instead; None: send it, and tell the outcome."""
         way = self._way(delivery)
         way.seen = now.steady
         again = delivery.tries or delivery.doubts
-        if not again and way.breaker.until is None and way.guard.until is None:  # nearly always
-            self.budget.first()
-            self._asked += 1
-            return None
         resumes = way.guard.resumes(now.steady)
         if resumes > now.steady:
             return _postponed(delivery, now, resumes, chance, SOON, "suspended")
@@ -174,6 +187,19 @@ class Gate:
         if turn is None:
             return _postponed(delivery, now, now.steady, chance, SPENT, "expired")
         return _postponed(delivery, now, _in_time(delivery, now, turn, chance), chance, SOON, "expired")
+
+    def arrived(
+        self, counts: Mapping[Environment, int], outcome: Outcome, sent: Moment, now: Moment, chance: float
+    ) -> None:
+        """So many deliveries were accepted in a row, by environment, none of which was in doubt. The same as `judge`
+        for each, and what is to be done with each is DONE."""
+        if sent.steady < self._since:
+            return
+        for environment, count in counts.items():
+            way = self.ways.get(environment) or self.ways[self._first]
+            way.seen = max(way.seen, sent.steady)
+            way.breaker.told(outcome, sent.steady, now.steady, chance)
+            way.guard.good(count, now.steady)
 
     def judge(
         self, delivery: Delivery, outcome: Outcome, sent: Moment, now: Moment, chance: float

@@ -79,19 +79,30 @@ class Guard:
             return False
         return self.state(now) != "clear" or (answer == "suspect" and self._is_doubtful())
 
+    def good(self, count: int, now: float) -> None:
+        """Count so many good outcomes in a row: the same as `holds` for each."""
+        if self._until is not None:
+            if now < self._until:
+                return
+            self._begin_parole()
+        self._count("good", now, count)
+        # Good ones alone never make it worse: what holds after the last was decided by one of them at the latest.
+        if len(self._recent) == self._rule.least and not (self._parole and self._is_mass(now)):
+            self._parole = False
+
     def _begin_parole(self) -> None:
         self._until, self._parole = None, True
         self._recent.clear()
         self._slices.clear()
 
-    def _count(self, answer: _Answer, now: float) -> None:
-        self._recent.append(answer)
+    def _count(self, answer: _Answer, now: float, times: int = 1) -> None:
+        self._recent.extend((answer,) * min(times, self._rule.least))
         number = int(now * _SLICES / self._rule.window)
         if not self._slices or self._slices[-1][0] != number:
             self._slices.append((number, {"good": 0, "dead": 0, "suspect": 0}))
             while self._slices[0][0] <= number - _SLICES:
                 self._slices.popleft()
-        self._slices[-1][1][answer] += 1
+        self._slices[-1][1][answer] += times
 
     def _is_mass(self, now: float) -> bool:
         rule, recent = self._rule, self._recent

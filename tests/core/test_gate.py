@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from notifier.core.breaker import BreakerRule
 from notifier.core.gate import HELD_A_SECOND, IN_USE, PEEK, Gate, GateRule, Moment, Room
@@ -249,3 +251,82 @@ def test_a_long_retry_after_holds_its_delivery_and_not_the_lane() -> None:
     assert (held.kind, held.at >= 5_000_000) == ("later", True)
     assert gate.state(299) == "open"
     assert gate.state(400) == "half_open"
+
+
+# -- many at once
+
+SANDBOX = msgspec.structs.replace(ONE, device=msgspec.structs.replace(DEVICE, environment="sandbox"))
+DELIVERIES = (ONE, SANDBOX, AGAIN, msgspec.structs.replace(ONE, doubts=1))
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(DELIVERIES),
+        st.sampled_from((OK, OK, OK, DOWN, BAD, GONE, WRONG_KEY)),
+        st.sampled_from((0.0, 0.5, 40.0, 400.0)),
+    ),
+    max_size=60,
+)
+
+
+def state_of(gate: Gate) -> object:
+    """All that a gate knows, but for the rule."""
+    ways = {}
+    for name, way in gate.ways.items():
+        breaker, guard = dict(vars(way.breaker)), dict(vars(way.guard))
+        del breaker["_rule"], guard["_rule"]
+        ways[name] = way.seen, way.turn, breaker, guard
+    budget = {name: round(value, 6) for name, value in vars(gate.budget).items()}
+    return (
+        ways,
+        budget,
+        {name: value for name, value in vars(gate).items() if name in ("_asked", "_reach", "_trying")},
+    )
+
+
+@given(STEPS, st.integers(1, 12), st.sampled_from((1, 2, 4, 50)))
+def test_many_in_a_row_come_to_the_same_as_each_alone(
+    steps: list[tuple[Delivery, Outcome, float]], size: int, least: int
+) -> None:
+    rule = msgspec.structs.replace(RULE, guard=GuardRule(least=least), trickle=1.0)
+    each, rows = Gate(rule, 0), Gate(rule, 0)
+    time = 0.0
+    for start in range(0, len(steps), size):
+        batch = steps[start : start + size]
+        time += batch[0][2]
+        sent, now = at(time), at(time + 0.2)
+        clear = rows.clear()
+        asked = []
+        for delivery, outcome, _ in batch:
+            environment = delivery.device.environment
+            held = each.hold(delivery, sent, 0.5)
+            if environment in clear and not (delivery.tries or delivery.doubts):
+                clear[environment] += 1
+                assert held is None
+            else:
+                rows.let_through(clear, sent.steady)
+                assert rows.hold(delivery, sent, 0.5) == held
+            if held is None:
+                asked.append((delivery, outcome))
+        rows.let_through(clear, sent.steady)
+        assert state_of(rows) == state_of(each)
+        row: dict[str, int] = {}
+        for delivery, outcome in asked:
+            verdict = each.judge(delivery, outcome, sent, now, 0.5)
+            if outcome is OK and not delivery.doubts:
+                row[delivery.device.environment] = row.get(delivery.device.environment, 0) + 1
+                assert verdict == Verdict("done")
+                continue
+            if row:
+                rows.arrived(row, OK, sent, now, 0.5)  # type: ignore[arg-type]
+                row = {}
+            assert rows.judge(delivery, outcome, sent, now, 0.5) == verdict
+        if row:
+            rows.arrived(row, OK, sent, now, 0.5)  # type: ignore[arg-type]
+        assert state_of(rows) == state_of(each)
+
+
+def test_what_was_asked_of_an_old_set_up_says_nothing_of_the_new_one() -> None:
+    gate = Gate(RULE, 0)
+    gate.renew(5)
+    before = state_of(gate)
+    gate.arrived({"production": 3}, OK, at(4), at(6), 0.5)
+    assert state_of(gate) == before
