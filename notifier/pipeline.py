@@ -24,7 +24,7 @@ from notifier.ports import (
 )
 
 READ_AHEAD = 200  # entries a reader asks for at once
-FULL = 1_000  # pairs in hand from which on it does not read more
+FULL = 100  # pairs in hand from which on it does not read more: what waits here for long has left the caches
 CHUNK = 100  # people of one event in one shard entry
 
 Report = Callable[[str], None]
