@@ -82,18 +82,17 @@ class Bare:
 
     async def run(self, count: int, in_flight: int) -> Figures:
         self._figures, self._left, self._done = Figures(), count, Deferred()
-        for _ in range(in_flight):
-            self._push()
+        self._push(in_flight)
         await self._done
         return self._figures
 
-    def _push(self) -> None:
-        if not self._left:
-            return
-        self._left -= 1
-        self._open += 1
-        self._number += 1
-        self._pool.push(self._request(self._number))
+    def _push(self, most: int) -> None:
+        """So many more, if so many are left; together, as a lane does it."""
+        first, count = self._number + 1, min(most, self._left)
+        self._left -= count
+        self._open += count
+        self._number += count
+        self._pool.push_all([self._request(number) for number in range(first, first + count)])
 
     def _request(self, number: int) -> Push[float]:
         name = delivery_id(f"n{number}", "d").encode()
@@ -106,7 +105,7 @@ class Bare:
             self._open -= 1
             status = str(getattr(result, "status", type(result).__name__))
             self._figures.answered(status, now - result.context.context)
-            self._push()
+        self._push(len(results))
         if not self._open and not self._left:
             self._done.callback(None)
 
