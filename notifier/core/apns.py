@@ -36,6 +36,11 @@ FORMS: Final[Mapping[PushType, Form]] = {
     "controls": Form(".push-type.controls", (5, 10)),
 }
 _WANTED: Final[Mapping[Priority, int]] = {"high": 10, "normal": 5, "low": 1}
+_PRIORITIES: Final[Mapping[tuple[PushType, Priority], int]] = {
+    (push_type, word): number if number in form.priorities else form.priorities[0]
+    for push_type, form in FORMS.items()
+    for word, number in _WANTED.items()
+}
 
 
 class ApnsPush(Struct, frozen=True, gc=False):
@@ -67,8 +72,7 @@ def path(token: str) -> str:
 
 def priority(push_type: PushType, wanted: Priority) -> int:
     """The priority asked for, or the push type's own where it does not allow that one."""
-    allowed = FORMS[push_type].priorities
-    return _WANTED[wanted] if _WANTED[wanted] in allowed else allowed[0]
+    return _PRIORITIES[push_type, wanted]
 
 
 def prepare(push: Push, topic: str) -> ApnsPush:

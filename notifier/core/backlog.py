@@ -202,16 +202,13 @@ class Backlog:
             held = self._held[name] = _Held(name, source, raw, is_canary(raw))
             self.canaries += held.canary
             try:
-                self._take(held, entry, raw)
+                event = self.intake.decode(raw, source)
+                if isinstance(event, Rejected):
+                    self._bury(held, event.reason, event.detail)
+                else:
+                    self._spread(held, event, entry.to or event.to)
             except Exception as error:  # a bug of ours must not stop everybody behind this entry
                 self._bury(held, "bug", f"{type(error).__name__}: {error}"[:500])
-
-    def _take(self, held: _Held, entry: Entry, raw: bytes) -> None:
-        event = self.intake.decode(raw, held.source)
-        if isinstance(event, Rejected):
-            self._bury(held, event.reason, event.detail)
-        else:
-            self._spread(held, event, entry.to or event.to)
 
     def _spread(self, held: _Held, event: Event, people: Sequence[str]) -> None:
         move = RETRACT if event.retracts else ADD

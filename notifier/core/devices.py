@@ -155,6 +155,7 @@ _LETTERS: Final[Mapping[Provider, str]] = {"apns": "a", "fcm": "f"}
 # The same in every version; the rest is JSON in ours.
 _head: Final = re.compile(r"(\d+)([a-z]) (\S+) (\d+) ", re.ASCII).match
 _BY_LETTER: Final[Mapping[str, Provider]] = {letter: name for name, letter in _LETTERS.items()}
+_OURS: Final[Mapping[str, Provider]] = {VERSION + letter: name for letter, name in _BY_LETTER.items()}
 
 
 class _Stored(Struct, frozen=True, gc=False, array_like=True):
@@ -192,19 +193,15 @@ def encode(device: Device) -> str:
 def decode(device: str, line: str) -> Device | None:
     """The device of this id. One that a newer process wrote has no token here; None: its provider is none of ours
     either. Raises ValueError for a broken line."""
-    head = _head(line)
-    if head is None:
-        raise ValueError(
-            f"not a device: {len(line)} characters that do not begin as one"
-        )  # a token may be in them
-    version, letter, app, registered = head.groups()
-    provider = _BY_LETTER.get(letter)
-    if version != VERSION:
-        return Device(device, provider, app, "", int(registered)) if provider is not None else None
-    if provider is None:
-        raise ValueError(f"a device has the unknown provider {letter!r}")
+    provider = _OURS.get(line[:2])
+    parts = line.split(" ", 3)
+    if provider is None or len(parts) < 4 or len(parts[0]) != 2:
+        return _decode_other(device, line)
+    _, app, registered, rest = parts
+    if not (app and app.isprintable() and registered.isascii() and registered.isdigit()):
+        return _decode_other(device, line)
     try:
-        own = _stored(line[head.end() :])
+        own = _stored(rest)
     except ValueError:
         # what is wrong with it may be that the token stands elsewhere
         raise ValueError(f"not a device: {len(line)} characters, of which the JSON is damaged") from None
@@ -212,3 +209,15 @@ def decode(device: str, line: str) -> Device | None:
         device, provider, app, own.token, int(registered),
         own.environment, own.locale, own.time_zone, own.app_version,
     )  # fmt: skip
+
+
+def _decode_other(device: str, line: str) -> Device | None:
+    """One of another version, or broken. What is told of it is no part that may be a token."""
+    head = _head(line)
+    version, letter, app, registered = head.groups() if head else (VERSION, "", "", "")
+    provider = _BY_LETTER.get(letter)
+    if version != VERSION:
+        return Device(device, provider, app, "", int(registered)) if provider is not None else None
+    if letter and provider is None:
+        raise ValueError(f"a device has the unknown provider {letter!r}")
+    raise ValueError(f"not a device: {len(line)} characters that do not begin as one")

@@ -1,6 +1,7 @@
 """What a push says, before a provider's form is given to it; and how its words are fitted into a size.
 Made once for each (notification, locale, badge); only the token differs between devices."""
 
+import re
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -26,6 +27,7 @@ PushType: TypeAlias = Literal[
 
 BADGE: Final = "badge"  # what corrections of the badge collapse by
 KEY_BYTES: Final = 64
+_is_key: Final = re.compile(rf"[!-~]{{0,{KEY_BYTES}}}").fullmatch
 KEPT_BYTES: Final = 1024  # so many of the words come before what only decorates
 # Part of the stored state: another namespace would give the tries of one delivery two names.
 NAMESPACE: Final = UUID("6f1c1d9e-6b57-5d0e-9a53-5c2f0e4c7b11")
@@ -131,7 +133,7 @@ def _extras(one: Notification) -> dict[str, str]:
 
 def key(name: str) -> str:
     """`name` where a provider takes it as it is, else a hash of it: at most KEY_BYTES of printable ASCII."""
-    if len(name) <= KEY_BYTES and name.isascii() and name.isprintable() and " " not in name:
+    if _is_key(name):
         return name
     return urlsafe_b64encode(blake2b(name.encode(), digest_size=24).digest()).decode("ascii")
 

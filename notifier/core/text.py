@@ -4,6 +4,7 @@ Another language is another table; what is missing in it is said in English."""
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import chain
 from typing import Final
 
 from msgspec import Struct
@@ -59,9 +60,12 @@ def sentence(notification: Notification, words: Language) -> str:
     """What happened, in one line; the actor's own words are as long as they are."""
     values = _values(notification, words)
     templates = words.kinds.get(notification.kind) or ENGLISH.kinds.get(notification.kind, ())
-    for template in (*templates, *words.other, *ENGLISH.other):
+    for template in chain(templates, words.other, ENGLISH.other):
         places, pattern = _read(template)
-        if all(map(values.__getitem__, places)):
+        for place in places:
+            if not values[place]:
+                break
+        else:
             return pattern % values
     return words.hidden
 

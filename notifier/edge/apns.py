@@ -186,7 +186,9 @@ class Apns:
         kind = ready.kind(device.environment)
         template = self._templates.get(kind) or self._template(_Kind(*kind))
         push = Push(job, template, (token.encode(), name, *ready.values), ready.push.body)
-        wanted.setdefault(device.environment, []).append(push)
+        if device.environment not in wanted:
+            wanted[device.environment] = []
+        wanted[device.environment].append(push)
 
     def _pool(self, environment: Environment) -> Pool[Job]:
         pool = self.pools.get(environment)

@@ -231,9 +231,13 @@ class RedisSteps:
 
     async def owners(self, devices: Sequence[str]) -> list[str]:
         """Whose these devices are, "" = nobody's; in one pipelined call for each slot."""
-        shards, places = self.rules.shards, dict[int, list[str]]()
-        for device in devices:
-            places.setdefault(keys.shard_of(device, shards), []).append(device)
+        shards = self.rules.shards
+        places: dict[int, list[str]] = {}
+        if shards == 1:
+            places[0] = list(devices)
+        else:
+            for device in devices:
+                places.setdefault(keys.shard_of(device, shards), []).append(device)
         parts = [
             (shard, ids[at : at + OWNER_PAGE])
             for shard, ids in places.items() for at in range(0, len(ids), OWNER_PAGE)
@@ -293,8 +297,10 @@ class RedisDevices(DeviceMoves):
 def read_devices(flat: Sequence[bytes]) -> tuple[list[Device], list[str]]:
     """Devices out of a hash, those registered longest ago first, and the ids of those that are damaged, which cost
     nobody else. A newer process's have no token here."""
-    found, damaged = list[Device](), list[str]()
-    for name, line in zip(flat[::2], flat[1::2], strict=True):
+    found: list[Device] = []
+    damaged: list[str] = []
+    each = iter(flat)
+    for name, line in zip(each, each, strict=False):  # a hash has pairs; to be strict about it costs a tenth
         if name == b"lanes":
             continue
         try:

@@ -157,17 +157,7 @@ class RedisPushes:
         return PushesSettled(tuple(states))
 
     async def _settle(self, part: Sequence[Settlement]) -> list[str]:
-        packed = [
-            [
-                one.entry.id,
-                one.entry.user,
-                one.entry.notification,
-                one.run,
-                one.entry.as_text() if _is_buried(one) else "",
-                _results(one),
-            ]
-            for one in part
-        ]
+        packed = [_packed(one) for one in part]
         states = await self._run_settle(packed)
         return ["done" if state == b"done" else state.decode("utf-8", "replace") for state in states]
 
@@ -317,8 +307,12 @@ def _has_lost(listed: Looked, owners: Mapping[str, str]) -> bool:
 def _whose(listed: Looked, owners: Mapping[str, str]) -> Looked:
     """Parted by whose they are, and by whether we can read them."""
     entry, devices = listed.entry, listed.devices
-    if not listed.damaged and all(owners[one.id] == entry.user and one.token for one in devices):
-        return listed  # nearly always
+    if not listed.damaged:
+        for one in devices:
+            if owners[one.id] != entry.user or not one.token:
+                break
+        else:
+            return listed  # nearly always
     # Of nobody's it is not known that it is not another's: its app will say so when it is next started.
     own = [one for one in devices if owners[one.id] == entry.user]
     strangers = tuple(one for one in devices if owners[one.id] not in (entry.user, ""))
@@ -396,25 +390,27 @@ def _parts(settlements: Sequence[Settlement]) -> list[list[Settlement]]:
     return parts
 
 
-def _is_buried(one: Settlement) -> bool:
-    """Only a dead letter quotes its entry."""
-    return bool(one.buried) or any(judged.verdict.kind == "bury" for judged in one.results)
-
-
-def _results(one: Settlement) -> list[list[Any]]:
-    found: list[list[Any]] = [_result(judged) for judged in one.results]
+def _packed(one: Settlement) -> list[Any]:
+    """As settle.lua takes it. Only a dead letter quotes its entry."""
+    entry, buried = one.entry, bool(one.buried)
+    results: list[list[Any]] = []
+    for judged in one.results:
+        kind = judged.verdict.kind
+        if kind == "done":  # nearly always
+            results.append(["d", judged.delivery.device.id, judged.delivery.seq])
+        else:
+            results.append(_result(judged))
+            buried = buried or kind == "bury"
     if one.strangers:
-        found += [["s", stranger.id, stranger.registered + 1] for stranger in one.strangers]
+        results += [["s", stranger.id, stranger.registered + 1] for stranger in one.strangers]
     if one.buried:
-        found.append(["b", ALL, one.buried, one.detail])
-    return found
+        results.append(["b", ALL, one.buried, one.detail])
+    return [entry.id, entry.user, entry.notification, one.run, entry.as_text() if buried else "", results]
 
 
 def _result(judged: Judged) -> list[Any]:
     delivery, verdict = judged.delivery, judged.verdict
     device = delivery.device.id
-    if verdict.kind == "done":
-        return ["d", device, delivery.seq]
     if verdict.kind == "forget":
         counts = f"{delivery.deadline} {delivery.tries + 1} {delivery.free} {delivery.doubts}"
         return ["f", device, verdict.before, judged.why, delivery.seq, counts]

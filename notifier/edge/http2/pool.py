@@ -73,21 +73,22 @@ class Counts(Struct):
                 self.waited += not result.sent
 
 
-class Push(Generic[C]):
-    """A request, and whose it is. Results come with the Push as their context."""
+class Push(Struct, Generic[C], eq=False):
+    """A request, and whose it is. Results come with the Push as their context.
 
-    __slots__ = ("body", "context", "replays", "since", "template", "values")
+    Raises ValueError if the values are not as many as the template's varying fields.
+    """
 
-    def __init__(self, context: C, template: Template, values: tuple[bytes, ...], body: bytes) -> None:
-        """Raises ValueError if the values are not as many as the template's varying fields."""
-        if len(values) != template.varying:
-            raise ValueError(f"{template.varying} values are needed, not {len(values)}")
-        self.context = context
-        self.template = template
-        self.values = values
-        self.body = body
-        self.since = 0.0
-        self.replays = 0
+    context: C
+    template: Template
+    values: tuple[bytes, ...]
+    body: bytes
+    since: float = 0.0
+    replays: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.values) != self.template.varying:
+            raise ValueError(f"{self.template.varying} values are needed, not {len(self.values)}")
 
 
 class Pool(Generic[C]):
@@ -338,30 +339,32 @@ class Pool(Generic[C]):
             self._review = self._reactor.callLater(self._sizes.spare, self._spare)
 
     def ended(self, connection: PushProtocol[Push[C]], results: list[Result[Push[C]]]) -> None:
-        final: list[Result[Push[C]]] = []
+        amiss = [result for result in results if type(result) is not Answered]
+        if len(amiss) < len(results):
+            self._answered(connection)
+        if amiss:
+            again = set(self._replayed(connection, amiss))
+            results = [result for result in results if result.context not in again]
+            self.counts.note(results)
+        if results:
+            self._ended(results)
+        if self._queue:
+            self._schedule()
+
+    def _replayed(self, connection: PushProtocol[Push[C]], results: list[Result[Push[C]]]) -> list[Push[C]]:
+        """Pushes that are sent again by themselves, of those that were not answered."""
         again: list[Push[C]] = []
-        answered = False
         for result in results:
-            if type(result) is Answered:
-                answered = True
-                final.append(result)
-            elif type(result) is Refused and result.context.replays < REPLAYS and self.accepting:
+            if type(result) is Refused and result.context.replays < REPLAYS and self.accepting:
                 result.context.replays += 1
                 again.append(result.context)
-            else:
-                final.append(result)
-        if answered:
-            self._answered(connection)
         self.counts.replayed += len(again)
         if again and connection.core.accepting:
             # REFUSED_STREAM of a server that goes on (RFC 9113 8.7): at once it would refuse them again.
             self._let_rest(again)
         else:
             self._queue.extendleft(reversed(again))
-        if final:
-            self._tell(final)
-        if self._queue:
-            self._schedule()
+        return again
 
     def _answered(self, connection: PushProtocol[Push[C]]) -> None:
         self._heard = self._seconds()
