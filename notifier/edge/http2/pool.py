@@ -90,6 +90,9 @@ class Push(Struct, Generic[C], eq=False):
         if len(self.values) != self.template.varying:
             raise ValueError(f"{self.template.varying} values are needed, not {len(self.values)}")
 
+    def __repr__(self) -> str:
+        return f"Push({self.context!r})"  # the token is in the values, or in the body
+
 
 class Pool(Generic[C]):
     """`ended` hears how pushes ended, many in a call; each push exactly once.

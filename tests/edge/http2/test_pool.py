@@ -345,3 +345,10 @@ def test_a_push_is_small() -> None:
 def test_a_push_with_too_few_values_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="2 values are needed, not 1"):
         Push("a", APNS, (TOKEN,), b"")
+
+
+def test_a_push_that_ends_up_in_a_log_shows_no_token() -> None:
+    push = Push(7, APNS, (b"canary", ID), b"canary")
+    answered = Answered(push, 200)
+    assert "canary" not in repr((push, answered)) + str(push)
+    assert "7" in repr(push)
