@@ -47,6 +47,7 @@ from bench.harness import (
     start_redis,
 )
 from webapp.cast import PASSWORD, PEOPLE
+from webapp.config import Limits
 from webapp.embedded import Postgres
 
 CLIENTS = 8
@@ -95,10 +96,7 @@ class Site:
             f'{{shards = "0-7", primary = "{self.postgres.url}", '
             f'password_file = "{self.postgres.password_file}"}}'
         )
-        limits = "".join(
-            f'{name} = "{ANYTHING}"\n'
-            for name in ("address", "reads", "writes", "uploads", "sign_ups", "log_ins", "log_ins_name")
-        )
+        limits = "".join(f'{name} = "{ANYTHING}"\n' for name in Limits.__struct_fields__)
         self.file.write_text(
             f'[shards]\nnodes = [{node}]\n[redis]\nurl = "redis://127.0.0.1:{redis_port}/0"\n'
             f'[tokens]\nkey_file = "{self.key}"\n[photos]\nfolder = "{self.folder}/photos"\n'

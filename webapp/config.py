@@ -265,7 +265,8 @@ class Feed(Struct, frozen=True):
 class Limits(Struct, frozen=True):
     """How much one may do."""
 
-    address: Annotated[_Rate, Meta(description="Requests from one address (IPv6: one /64).")] = "3000/minute"
+    address: Annotated[_Rate, Meta(description="Requests to the API from one address (IPv6: one /64).")] = "3000/minute"
+    portraits: Annotated[_Rate, Meta(description="Requests from one address for the pictures of people in notifications, /portraits/. A page may show many, so they are counted apart; a CDN in front that site.trusted_proxies does not name is one address.")] = "6000/minute"
     reads: Annotated[_Rate, Meta(description="Requests of one person that change nothing.")] = "600/minute"
     writes: Annotated[_Rate, Meta(description="Requests of one person that change something.")] = "120/minute"
     uploads: Annotated[_Rate, Meta(description="Pictures that one person uploads.")] = "60/hour"

@@ -15,7 +15,7 @@ import redis
 from webapp import config, redis_clients
 from webapp.problems import Problem
 
-Name = Literal["address", "reads", "writes", "uploads", "sign_ups", "log_ins", "log_ins_name"]
+Name = Literal["address", "portraits", "reads", "writes", "uploads", "sign_ups", "log_ins", "log_ins_name"]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _SCRIPT: Final = (Path(__file__).parent / "lua" / "limits.lua").read_text()
@@ -99,6 +99,16 @@ _limits: Final = functools.lru_cache(maxsize=8)(Limits)
 def networks(texts: Sequence[str]) -> tuple[Network, ...]:
     """Addresses and networks, as `site.trusted_proxies` has them."""
     return tuple(ipaddress.ip_network(text) for text in texts)
+
+
+def where_from(meta: Mapping[str, Any]) -> str:
+    """Where a request comes from, as `address_of` tells it with the proxies of the configuration in force."""
+    from django.conf import settings
+
+    return address_of(meta, _networks(settings.CONFIG.site.trusted_proxies))
+
+
+_networks: Final = functools.lru_cache(maxsize=8)(networks)
 
 
 def address_of(meta: Mapping[str, Any], trusted: Sequence[Network]) -> str:

@@ -18,9 +18,9 @@ from django.http import (
 )
 from django.views.decorators.http import require_safe
 
-from webapp import people, storage
+from webapp import limits, people, storage
 from webapp.lookup import id_of
-from webapp.problems import Problem
+from webapp.problems import Problem, response
 
 _HEADERS: Final = {
     "Cache-Control": storage.CACHE_CONTROL,
@@ -49,12 +49,17 @@ def picture(request: HttpRequest, name: str) -> HttpResponseBase:
 def portrait(request: HttpRequest, person: str) -> HttpResponseBase:
     """Leads to the picture that a person has now; 404 for who has none, and for nobody."""
     try:
+        # Also of nobody: each costs a look into the database.
+        limits.limits().take(limits.Count("portraits", limits.where_from(request.META)))
+    except Problem as refusal:
+        return response(refusal)  # no cache keeps it: a CDN would refuse others with it
+    try:
         number = id_of(person)
         card = people.cards([number]).get(number)
     except Problem:
         card = None
     except (OperationalError, InterfaceError):
-        return HttpResponse(status=503, headers={"Retry-After": "5", "Cache-Control": "no-store"})
+        return response(Problem("unavailable", "send the same request again", wait=5))
     made: HttpResponseBase
     if card is None or card.avatar is None:
         made = HttpResponse("There is nothing here.\n", content_type="text/plain", status=404)

@@ -13,8 +13,8 @@ from webapp import config
 def limited(api: Caller, db: Stack) -> Caller:
     """A client with rates that are soon used up; a day is as good as for ever."""
     db.sections["limits"] = {
-        "address": "60/day", "reads": "4/day", "writes": "3/day", "uploads": "1/day", "sign_ups": "5/day",
-        "log_ins": "3/day", "log_ins_name": "3/day",
+        "address": "60/day", "portraits": "5/day", "reads": "4/day", "writes": "3/day", "uploads": "1/day",
+        "sign_ups": "5/day", "log_ins": "3/day", "log_ins_name": "3/day",
     }  # fmt: skip
     db.write()
     return api
@@ -50,6 +50,26 @@ def test_an_address(limited: Caller) -> None:
     assert Caller()("GET", "/api/discover").status == 200
     for path in ("/api/health", "/api/ready"):
         assert limited("GET", path).status == 200, "who looks after it is not turned away"
+
+
+def test_pictures_of_people(limited: Caller) -> None:
+    """Of whoever they are, counted for the address and apart from the API; what is refused is kept by no cache."""
+    ana = limited.join("ana")
+    assert limited.form("PUT", "/api/me/avatar", ana, file=PICTURE).status == 200
+    known, unknown = f"/portraits/{ana.id}", "/portraits/1"
+    statuses = [limited(method, path).status for path in (known, unknown) for method in ("GET", "HEAD")]
+    assert statuses == [302, 302, 404, 404]
+    assert limited("GET", known, ana).status == 302
+    for path in (known, unknown):
+        refused = limited("GET", path)
+        assert (refused.status, refused.problem) == (429, "too-many-requests")
+        assert refused.headers["Cache-Control"] == "no-store"
+        assert 0 < int(refused.headers["Retry-After"]) <= 86_400 / 5
+    assert limited("GET", known, ana).status == 429, "whoever asks"
+    assert limited("GET", "/api/discover").status == 200
+    assert Caller()("GET", known).status == 302
+    proxied = Caller("127.0.0.1")("GET", known, HTTP_X_FORWARDED_FOR=limited.address)
+    assert proxied.status == 429, "a proxy of ours tells who asks"
 
 
 def test_an_address_behind_a_proxy(limited: Caller) -> None:

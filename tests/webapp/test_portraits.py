@@ -121,7 +121,8 @@ def test_an_outage_is_kept_by_no_cache(api: Caller, ana: Someone, monkeypatch: p
 
     monkeypatch.setattr(people, "cards", fails)
     answer = api("GET", f"/portraits/{ana.id}")
-    assert (answer.status, answer.headers["Cache-Control"]) == (503, "no-store")
+    assert (answer.status, answer.problem) == (503, "unavailable")
+    assert (answer.headers["Cache-Control"], answer.headers["Retry-After"]) == ("no-store", "5")
 
 
 def test_a_site_with_an_address_of_its_own_gives_it(api: Caller, ana: Someone, db: Stack) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import logging
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any, Final
 
 import redis
@@ -94,7 +93,7 @@ class Entry:
         if path in _UNCOUNTED:
             return
         request.get_host()  # raises DisallowedHost for a name that is not in site.allowed_hosts
-        request.address = limits.address_of(request.META, _trusted())
+        request.address = limits.where_from(request.META)
         try:
             if path not in _ANYBODY:
                 request.person = _person(request)
@@ -169,15 +168,6 @@ def _decode(request: HttpRequest) -> None:
     named, request.encoding = request.encoding, "utf-8"
     if named is not None and request.method not in _READS and codecs.lookup(named).name not in _CHARSETS:
         raise Problem("invalid-request", "send the content in UTF-8")
-
-
-def _trusted() -> tuple[limits.Network, ...]:
-    from django.conf import settings
-
-    return _networks(settings.CONFIG.site.trusted_proxies)
-
-
-_networks = lru_cache(maxsize=8)(limits.networks)
 
 
 def _is_json(made: HttpResponse) -> bool:
