@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tests.client import token
 from tests.conformance.browser import Browser, Tab
 from tests.conformance.fake_server import FakeServer, Link, Program
 from tests.conformance.scenarios import Message, change, ready, row, upto
-from tests.daemon import Daemon, wait_until
+from tests.daemon import Daemon, Settings, wait_until
 from tests.servers import Valkey, missing
 
 ROOT = Path(__file__).parent.parent
@@ -514,3 +515,100 @@ def test_the_javascript_client_on_a_real_server(
         shows(program, rows=["1"], unread=0)
     finally:
         program.end()
+
+
+MARKS = """
+import {createInterface} from "node:readline";
+import {Notifier} from "./notifier.js";
+import {NodeSocket} from "./node_socket.mjs";
+const [websocket, api, token] = process.argv.slice(2);
+const notifier = new Notifier({
+  websocket, api, token: () => token, WebSocket: globalThis.WebSocket ?? NodeSocket, timing: {first: 20, most: 50},
+});
+const refused = [], states = [];
+const show = () => console.log(JSON.stringify({
+  state: notifier.state, states, rows: notifier.rows.length, unread: notifier.unread, seen: notifier.seenUpTo, refused,
+}));
+notifier.addEventListener("state", ({detail}) => { states.push(detail.state); show(); });
+notifier.addEventListener("refused", ({detail}) => { refused.push(detail); show(); });
+notifier.addEventListener("change", show);
+const COMMANDS = {
+  read: ({photos}) => notifier.read(notifier.rows.filter((row) => photos.includes(row.object.id)).map((row) => row.id)),
+  read_all: () => notifier.readAll(),
+  seen: () => notifier.seen(),
+  close: () => { notifier.close(); process.stdin.destroy(); },
+};
+createInterface({input: process.stdin}).on("line", (line) => {
+  const command = JSON.parse(line);
+  COMMANDS[command.do](command);
+});
+notifier.start();
+"""
+
+
+Marking = Callable[[int, Settings], tuple[Daemon, Program]]
+
+
+@pytest.fixture
+def marking(tmp_path: Path) -> Iterator[Marking]:
+    """Gives a daemon with these settings, and the JavaScript client on a stream of it, with so many rows."""
+    with ExitStack() as stack:
+
+        def started(rows: int, settings: Settings) -> tuple[Daemon, Program]:
+            server = stack.enter_context(Valkey(tmp_path / "valkey", aof=False))
+            for number in range(rows):
+                like(server, "marks", str(number))
+            process = stack.enter_context(Daemon(tmp_path / "daemon", server.url, settings))
+            for file in (NOTIFIER_JS, ROOT / "tests" / "conformance" / "node_socket.mjs"):
+                shutil.copy(file, tmp_path)
+            (tmp_path / "package.json").write_text('{"type": "module"}')
+            (tmp_path / "run.mjs").write_text(MARKS)
+            nobody, api = f"ws://127.0.0.1:{free_port()}/", f"http://127.0.0.1:{process.port('api')}"
+            program = Program([node(), str(tmp_path / "run.mjs"), nobody, api], token("marks"))
+            stack.callback(program.end)
+            shows(program, state="live", rows=rows)
+            return process, program
+
+        yield started
+
+
+def limited(process: Daemon) -> float:
+    return sum(value for name, value in process.metrics().items() if name.startswith("api_limited"))
+
+
+def test_marks_beyond_the_limit_get_through_on_the_same_stream(marking: Marking) -> None:
+    process, program = marking(12, {"limits": {"requests_per_user": 2.0, "requests_per_user_burst": 2}})
+    for number in range(10):
+        program.do({"do": "read", "photos": [str(number)]})
+        time.sleep(0.05)
+    program.do({"do": "seen"})
+    shows(program, unread=2)
+    wait_until(lambda: program.shown["seen"] >= 12, 10, lambda: str(program.shown))
+    assert limited(process) >= 1
+    assert program.shown["states"].count("live") == 1
+    assert program.shown["refused"] == []
+
+
+def test_a_mark_that_is_refused_for_good_is_told_and_forgotten(marking: Marking) -> None:
+    listen = f"tcp:{free_port()}:interface=127.0.0.1"  # which it keeps when it starts again
+    process, program = marking(60, {"api": {"listen": listen, "body_bytes": 1024}})
+    program.do({"do": "read_all"})
+    wait_until(lambda: bool(program.shown["refused"]), 10, lambda: str(program.shown))
+    (refusal,) = program.shown["refused"]
+    assert refusal["code"] == 4510
+    assert "1024" in refusal["reason"]
+    process.kill()
+    shows(program, state="waiting")
+    process.start()
+    shows(program, state="live")
+    program.do({"do": "read", "photos": ["0", "1", "2"]})
+    shows(program, unread=57, refused=[refusal])
+
+
+def test_a_mark_that_waits_does_not_outlive_the_client(marking: Marking) -> None:
+    process, program = marking(1, {"limits": {"requests_per_user": 0.1, "requests_per_user_burst": 1}})
+    program.do({"do": "seen"})
+    wait_until(lambda: limited(process) >= 1, 10, lambda: str(program.shown))
+    time.sleep(0.2)
+    program.do({"do": "close"})
+    wait_until(lambda: not program.running, 4, lambda: "it runs on")  # not as long as it was told to wait

@@ -59,7 +59,7 @@ export interface NotifierEventMap {
   state: NotifierEvent<StateDetail>;
   /** The place was lost; the rows are loaded anew. Nothing needs to be done. */
   resync: NotifierEvent<{readonly reason: string}>;
-  /** The server refused a message. */
+  /** The server refused a message; or, over the HTTP API and for good, a mark. */
   refused: NotifierEvent<Refusal>;
 }
 
@@ -122,7 +122,7 @@ export class Notifier extends EventTarget {
   start(): void;
   /** Disconnect, and let another tab have the connection. `start` begins again, with what is here. */
   close(): void;
-  /** These rows have been opened. Kept until the inbox shows it, also without a connection. */
+  /** These rows have been opened. Kept until the inbox shows it, also without a connection, or until it is `refused`. */
   read(ids: Iterable<string>): void;
   /** Every row that is here has been read. */
   readAll(): void;

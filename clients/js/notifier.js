@@ -11,6 +11,8 @@ const ACK_WITHIN = 100;          // ms
 const READ_IDS = 400;            // in one `read`
 const SOCKET_TRIES = 3;          // WebSockets in a row that never came up, then server-sent events have their turn
 const LOOK_EVERY = 1_000;        // ms between two reports of a tab that its person is there
+const RETRY_AFTER = 3_600_000;   // ms, the longest Retry-After that is obeyed; a longer one counts as this
+const OURS = "urn:problem-type:notifier:";
 
 const TIMING = {
   first: 500,                    // ms, the most that the first wait may take; doubles with each try
@@ -139,7 +141,15 @@ const CHANGES = {
   },
 };
 
-/** Marks that the person has made and the inbox does not show yet: a connection may have died with them. */
+/** Those of these rows that can be marked read. */
+function unread(inbox, ids) {
+  return [...ids].map((id) => inbox.rows.get(id)).filter((row) => row !== undefined && !row.read);
+}
+
+/**
+ * Marks that the person has made and the inbox does not show yet: a connection may have died with them. At most the
+ * rows of the inbox and the highest `seen`, however many are made.
+ */
 class Marks {
   #reads = new Map();            // notification id -> the seq that was read
   #seen = null;                  // {epoch, seq}
@@ -148,8 +158,29 @@ class Marks {
     for (const {id, seq} of rows) this.#reads.set(id, seq);
   }
 
-  seen({epoch, after}) {
-    this.#seen = {epoch, seq: after};
+  seen({epoch, seq}) {
+    if (this.#seen?.epoch !== epoch || this.#seen.seq < seq) this.#seen = {epoch, seq};
+  }
+
+  /** The epoch of `seen`. */
+  get epoch() {
+    return this.#seen?.epoch;
+  }
+
+  get none() {
+    return this.#reads.size === 0 && this.#seen === null;
+  }
+
+  /** Adds marks that were made later. */
+  join(later) {
+    for (const [id, seq] of later.#reads) this.#reads.set(id, seq);
+    if (later.#seen !== null) this.seen(later.#seen);
+  }
+
+  /** What this message says need not be said again. */
+  forget({ids, seq}) {
+    if (ids !== undefined) for (const id of ids) this.#reads.delete(id);
+    else if (this.#seen !== null && this.#seen.seq <= seq) this.#seen = null;
   }
 
   /** Forgets what has happened, or cannot any more. */
@@ -180,9 +211,9 @@ class Socket {
   live = true;                   // says so itself when it is silent
   #socket;
 
-  constructor({websocket, WebSocket}, token, place, on) {
+  constructor({websocket, WebSocket}, token, inbox, on) {
     const socket = this.#socket = new WebSocket(websocket, ["notifier.v1"]);
-    socket.onopen = () => this.send({type: "auth", token, ...place()});
+    socket.onopen = () => this.send({type: "auth", token, ...inbox.place});
     socket.onmessage = ({data}) => {
       const message = parsed(data);
       if (message !== null) on.message(message);
@@ -209,10 +240,11 @@ class Socket {
  */
 class Stream {
   live = false;                  // the server sends comments; nobody can be asked
-  #options; #token; #place; #on; #stopping = new AbortController();
+  #options; #token; #inbox; #on; #posts; #stopping = new AbortController();
 
-  constructor(options, token, place, on) {
-    [this.#options, this.#token, this.#place, this.#on] = [options, token, place, on];
+  constructor(options, token, inbox, on) {
+    [this.#options, this.#token, this.#inbox, this.#on] = [options, token, inbox, on];
+    this.#posts = new Posts(options.timing, inbox, (path, more) => this.#fetch(path, more), on.message);
     this.#read().catch(() => [1006, "the stream broke off"]).then(([code, reason]) => {
       if (!this.#stopping.signal.aborted) on.close(code, reason);
     });
@@ -220,7 +252,7 @@ class Stream {
 
   async #read() {
     // In the query, not as Last-Event-ID: a page of another origin may say it without a longer preflight.
-    const query = new URLSearchParams(this.#place());
+    const query = new URLSearchParams(this.#inbox.place);
     const answer = await this.#fetch(`/v1/stream?${query}`, {headers: {Accept: "text/event-stream"}});
     if (!answer.ok) return refusal(answer.status, await answer.json().catch(() => null));
     let close = [1006, "the stream ended"];
@@ -235,16 +267,9 @@ class Stream {
 
   /** Marks by the HTTP API; receipts are the server's own affair here. */
   send(message) {
-    const {epoch} = this.#place();
-    const {type, seq, ids, active} = message;
-    if (type === "read") this.#post("/v1/inbox/read", ids ? {ids} : {epoch, seq});
-    if (type === "seen" || (type === "ack" && active)) this.#post("/v1/inbox/seen", {epoch, seq});
+    const {type, active} = message;
+    if (type === "read" || type === "seen" || (type === "ack" && active)) this.#posts.say(message);
     return true;
-  }
-
-  #post(path, content) {
-    const headers = {"Content-Type": "application/json"};
-    this.#fetch(path, {method: "POST", headers, body: JSON.stringify(content)}).catch(() => {});  // Marks keeps it
   }
 
   #fetch(path, {headers, ...more}) {
@@ -254,6 +279,88 @@ class Stream {
 
   close() {
     this.#stopping.abort();
+    this.#posts.stop();
+  }
+}
+
+/**
+ * Marks on their way over the HTTP API: one request at a time. One that fails in a way that may pass is made again by
+ * itself, after what the server asks for and a wait with jitter; those made meanwhile join it. What never gets through
+ * is made again after the next resume, as on a WebSocket: the Notifier's own Marks keep it.
+ */
+class Posts {
+  #timing; #inbox; #fetch; #refused;
+  #waiting = new Marks(); #busy = false; #tries = 0; #timer = null; #request = null; #stopped = false;
+
+  /** `fetch(path, options)`; `refused(message)`: an `error` whose `refused` is the mark that is refused for good. */
+  constructor(timing, inbox, fetch, refused) {
+    [this.#timing, this.#inbox, this.#fetch, this.#refused] = [timing, inbox, fetch, refused];
+  }
+
+  say({ids, seq}) {
+    if (ids !== undefined) this.#waiting.read(unread(this.#inbox, ids));
+    else this.#waiting.seen({epoch: this.#inbox.place.epoch, seq});
+    this.#waiting.settle(this.#inbox);
+    if (!this.#busy && this.#timer === null) this.#go();
+  }
+
+  stop() {
+    this.#stopped = true;
+    clearTimeout(this.#timer);
+    this.#request?.abort();
+  }
+
+  async #go() {
+    this.#busy = true;
+    let wait = null;
+    while (wait === null && !this.#waiting.none) wait = await this.#round();
+    this.#busy = false;
+    if (this.#stopped) return;
+    if (wait === null) {
+      this.#tries = 0;
+    } else {
+      this.#timer = setTimeout(() => { this.#timer = null; this.#go(); }, wait + backoff(this.#tries++, this.#timing));
+    }
+  }
+
+  /** Says all that waits; the most ms that the server asks to wait until the rest, null if there is none. */
+  async #round() {
+    const marks = this.#waiting;
+    this.#waiting = new Marks();   // what is made meanwhile
+    marks.settle(this.#inbox);
+    let wait = null;
+    for (const message of marks.due()) {
+      const after = await this.#said(message, marks.epoch);
+      if (after === null) marks.forget(message);
+      else wait = Math.max(wait, after);
+      // One that fails keeps no other waiting, but who names a time means all.
+      if (wait > 0 || this.#stopped) break;
+    }
+    marks.join(this.#waiting);
+    this.#waiting = marks;
+    return wait;
+  }
+
+  /** One request: null if there is no more to do, else the ms that the server asks to wait before the next. */
+  async #said(message, epoch) {
+    const request = this.#request = new AbortController();
+    const timer = setTimeout(() => request.abort(), this.#timing.answer);
+    const {type, ids, seq} = message;
+    const [path, content] = type === "read" ? ["/v1/inbox/read", {ids}] : ["/v1/inbox/seen", {epoch, seq}];
+    const headers = {"Content-Type": "application/json"};
+    try {
+      const answer = await this.#fetch(path, {method: "POST", headers, body: JSON.stringify(content), signal: request.signal});
+      const problem = await answer.json().catch(() => null);
+      if (answer.ok) return null;
+      if (passing(answer.status, problem)) return retryAfter(answer);
+      const [code, reason] = refusal(answer.status, problem);
+      this.#refused({type: "error", code: code === 1006 ? 4510 : code, reason, refused: message});
+      return null;
+    } catch {
+      return 0;                  // of the network
+    } finally {
+      clearTimeout(timer);
+    }
   }
 }
 
@@ -290,10 +397,22 @@ function parsed(text) {
   }
 }
 
+/** May it be another answer next time? Of what a token lacks the stream says so itself, by its end. */
+function passing(status, problem) {
+  return status >= 500 || status === 429 || status === 401 || !String(problem?.type).startsWith(OURS);
+}
+
+/** The ms that an answer asks to wait (RFC 9110 section 10.2.3: seconds, or a date); 0 if it does not. */
+function retryAfter(answer) {
+  const said = answer.headers.get("Retry-After") ?? "";
+  const wait = /^\d+$/.test(said) ? Number(said) * 1_000 : Date.parse(said) - Date.now();
+  return Math.min(Math.max(wait || 0, 0), RETRY_AFTER);
+}
+
 /** A refusal of the HTTP API as a close code. What a proxy or a portal says of itself is none. */
 function refusal(status, problem) {
   const {type, detail = `the answer was ${status}`} = problem ?? {};
-  if (!String(type).startsWith("urn:problem-type:notifier:")) return [1006, `the answer was ${status}`];
+  if (!String(type).startsWith(OURS)) return [1006, `the answer was ${status}`];
   if (type.endsWith(":expired-token")) return [4001, detail];
   if (type.endsWith(":revoked-token")) return [4509, detail];
   if (status === 401) return [4501, detail];
@@ -353,7 +472,7 @@ class Line {
     this.#watch = setInterval(() => this.#check(), this.#options.timing.silence / 6);
     const Kind = this.#streaming ? Stream : Socket;
     try {
-      this.#transport = new Kind(this.#options, token, () => this.#inbox.place, on);
+      this.#transport = new Kind(this.#options, token, this.#inbox, on);
     } catch (error) {
       this.#stop(0, `no connection can be made: ${error.message}`);  // an address that is none
     }
@@ -648,7 +767,7 @@ export class Notifier extends EventTarget {
 
   /** These rows have been opened. */
   read(ids) {
-    const rows = [...ids].map((id) => this.#inbox.rows.get(id)).filter((row) => row !== undefined && !row.read);
+    const rows = unread(this.#inbox, ids);
     if (rows.length === 0) return;
     this.#marks.read(rows);
     for (let at = 0; at < rows.length; at += READ_IDS) {
@@ -665,7 +784,7 @@ export class Notifier extends EventTarget {
   seen() {
     const place = this.#inbox.place;
     if (place.epoch === undefined || place.after <= this.#inbox.seen) return;
-    this.#marks.seen(place);
+    this.#marks.seen({epoch: place.epoch, seq: place.after});
     this.#say({type: "seen", seq: place.after});
   }
 
@@ -717,6 +836,7 @@ export class Notifier extends EventTarget {
 
   #heard(message, {shown, news}) {
     this.#marks.settle(this.#inbox);
+    if (message.refused !== undefined) this.#marks.forget(message.refused);
     if (message.type === "upto") for (const due of this.#marks.due()) this.#say(due);
     if (message.type === "resync") this.dispatchEvent(new NotifierEvent("resync", {reason: message.reason}));
     if (message.type === "error") this.dispatchEvent(new NotifierEvent("refused", {code: message.code, reason: message.reason}));

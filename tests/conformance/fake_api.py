@@ -6,21 +6,32 @@ import json
 import queue
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from tests.conformance.scenarios import Message
+from tests.conformance.scenarios import Answers, Message
 
 
 class Mark(NamedTuple):
-    """A request that is no stream."""
+    """A request that is no stream. `at`: when it came, on the monotonic clock."""
 
     path: str
     content: Any
     token: str
+    at: float
+
+
+def problem(status: int, name: str) -> tuple[str, bytes]:
+    """Type and content of a refusal; without a name that of somebody else."""
+    if not name:
+        return "text/html", b"<!doctype html><title>somebody else</title>"
+    said = {"type": f"urn:problem-type:notifier:{name}", "title": "No", "status": status}
+    return "application/problem+json", json.dumps(said).encode()
 
 
 class StreamLink:
@@ -86,16 +97,42 @@ def _place(epoch: str, seq: str) -> Message:
     return {"epoch": epoch, "after": int(seq)}
 
 
+def _answer(
+    handler: BaseHTTPRequestHandler, status: int, kind: str, content: bytes, after: int | None = None
+) -> None:
+    handler.send_response(status)
+    if after is not None:
+        handler.send_header("Retry-After", str(after))
+    handler.send_header("Content-Type", kind)
+    handler.send_header("Content-Length", str(len(content)))
+    handler.end_headers()
+    handler.wfile.write(content)
+
+
+def _refuse(handler: BaseHTTPRequestHandler, answer: Answers, over: threading.Event) -> None:
+    if isinstance(answer.status, int):
+        _answer(handler, answer.status, *problem(answer.status, answer.problem), answer.after)
+        return
+    if answer.status == "silent":
+        over.wait(60)
+    handler.close_connection = True
+    with suppress(OSError):  # the client was sooner
+        handler.connection.shutdown(socket.SHUT_RDWR)
+
+
 class FakeApi:
     """Listens on a free port of this machine. A context manager.
 
-    come   is given each request for a stream
-    marks  what was posted, in order
+    come     is given each request for a stream
+    marks    what was posted, in order
+    answers  to what is posted next, one each; all else is taken
     """
 
     def __init__(self, come: Callable[[StreamLink], None]) -> None:
         self.marks: queue.Queue[Mark] = queue.Queue()
+        self.answers: queue.SimpleQueue[Answers] = queue.SimpleQueue()
         self._every: list[StreamLink] = []
+        self._over = threading.Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -113,13 +150,13 @@ class FakeApi:
 
             def do_POST(self) -> None:
                 content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                bearer = self.headers.get("Authorization", "")
-                outer.marks.put(Mark(self.path, content, bearer.removeprefix("Bearer ")))
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", "2")
-                self.end_headers()
-                self.wfile.write(b"{}")
+                bearer = self.headers.get("Authorization", "").removeprefix("Bearer ")
+                answer = None if outer.answers.empty() else outer.answers.get()
+                outer.marks.put(Mark(self.path, content, bearer, time.monotonic()))
+                if answer is None:
+                    _answer(self, 200, "application/json", b"{}")
+                else:
+                    _refuse(self, answer, outer._over)
 
             def log_message(self, format: str, *values: Any) -> None:  # noqa: A002  # its name in the library
                 pass
@@ -143,6 +180,7 @@ class FakeApi:
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._over.set()
         for link in self._every:
             link.over.set()
         self._server.shutdown()

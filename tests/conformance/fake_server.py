@@ -20,10 +20,11 @@ from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
-from tests.conformance.fake_api import FakeApi, StreamLink
+from tests.conformance.fake_api import FakeApi, StreamLink, problem
 from tests.conformance.scenarios import (
     Accept,
     AckedInFew,
+    Answers,
     Chunks,
     Close,
     Do,
@@ -201,10 +202,12 @@ class Play:
         self.token = ""
         self.tries = 0  # WebSockets in vain, before the last connection
         self.ended = time.monotonic()
+        self.posted = 0.0  # when the last mark came
         self.acts: Mapping[type, Callable[[Any], None]] = {
             Accept: self._accept, Say: self._say, Hear: self._hear, Close: self._close, Stays: self._stays,
             Do: self._do, Shows: self._shows, AckedInFew: self._acked, Sockets: self._sockets,
             Stream: self._stream, Refuse: self._refuse, Chunks: self._chunks, Posts: self._posts,
+            Answers: self._answers,
         }  # fmt: skip
 
     @property
@@ -341,11 +344,7 @@ class Play:
     def _refuse(self, step: Refuse) -> None:
         link = self._asked()
         self._renewed(link.token, False)
-        if not step.problem:
-            link.refuse(step.status, "text/html", b"<!doctype html><title>somebody else</title>")
-            return
-        problem = {"type": f"urn:problem-type:notifier:{step.problem}", "title": "No", "status": step.status}
-        link.refuse(step.status, "application/problem+json", json.dumps(problem).encode())
+        link.refuse(step.status, *problem(step.status, step.problem))
 
     def _chunks(self, step: Chunks) -> None:
         for piece in step.pieces:
@@ -362,6 +361,13 @@ class Play:
             raise Wrong(f"it posted {mark.content} to {mark.path}")
         if mark.token != self.token:
             raise Wrong("it posted with another token than that of the stream")
+        waited, self.posted = (mark.at - self.posted) * 1000, mark.at
+        if waited < step.after_ms:
+            raise Wrong(f"it posted after {waited:.0f} ms")
+
+    def _answers(self, step: Answers) -> None:
+        assert self.api is not None
+        self.api.answers.put(step)
 
 
 def play(

@@ -120,15 +120,31 @@ class Chunks:
 
 @dataclass(frozen=True)
 class Posts:
-    """The client's next request to the HTTP API, streams apart, is this one."""
+    """The client's next request to the HTTP API, streams apart, is this one. Not sooner than `after_ms` since the last
+    one."""
 
     path: str
     content: Message
+    after_ms: int = 0
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The next request to the HTTP API, streams apart, is answered with this status and type of problem; "": a page
+    that knows nothing of it. "dropped": the connection is, in place of an answer; "silent": none comes. Several are for
+    one request each.
+
+    after  seconds, as Retry-After; None: no such header
+    """
+
+    status: int | Literal["dropped", "silent"]
+    problem: str = ""
+    after: int | None = None
 
 
 Step = (
-    Accept | Say | Hear | Close | Stays | Do | Shows | AckedInFew | Sockets | Stream | Refuse | Chunks | Posts
-)
+    Accept | Say | Hear | Close | Stays | Do | Shows | AckedInFew | Sockets | Stream | Refuse | Chunks | Posts | Answers
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from tests.conformance.scenarios import (
     FRESH,
     RESYNC,
     Accept,
+    Answers,
     Chunks,
     Close,
     Do,
@@ -33,6 +34,7 @@ from tests.conformance.scenarios import (
 FALLBACK, STREAM = "Without WebSockets", "`GET /v1/stream`"
 BLOCKED = Sockets("refused")
 BEGUN = Stream({"after": 0}, tries=3)
+READ_A = Posts("/v1/inbox/read", {"ids": ["a"]})
 
 
 def again(seq: int) -> Stream:
@@ -137,6 +139,51 @@ STREAMS = (
         Sockets("taken"), Close(1006), Accept(at(2)), Say((ready(2), upto(2, unread=2))), Shows({"state": "live"}),
         Say((change("seen", 3, upto=2, unread=2),)), Shows({"seen": 2}),
     )),
+    *(
+        Scenario(f"a mark refused for now on a stream: {answer.status} {answer.problem}".strip(), FALLBACK, (
+            *streamed("a", "b"), answer, Do({"do": "read", "ids": ["a"]}), READ_A, READ_A,
+            Say((change("read", 3, ids=["a"], unread=1),)), Shows({"read": ["a"]}), Stays(0.2),
+            Do({"do": "read", "ids": ["b"]}), Posts("/v1/inbox/read", {"ids": ["b"]}),
+        ))
+        for answer in (
+            Answers(429, "too-many-requests"), Answers(500, "internal"), Answers(503, "unavailable"),
+            Answers(401, "expired-token"), Answers(502), Answers(403), Answers("dropped"), Answers("silent"),
+        )
+    ),
+    Scenario("Retry-After of a mark names the time", FALLBACK, (
+        *streamed("a", "b"), Answers(429, "too-many-requests", after=1), Answers(429, "too-many-requests", after=1),
+        Do({"do": "read", "ids": ["a"]}), READ_A, Do({"do": "seen"}),
+        Posts("/v1/inbox/read", {"ids": ["a"]}, after_ms=950), Posts("/v1/inbox/read", {"ids": ["a"]}, after_ms=950),
+        Posts("/v1/inbox/seen", {"epoch": "1.a", "seq": 2}),
+    )),
+    Scenario("marks that wait on a stream are one", FALLBACK, (
+        *streamed("a", "b", "c"), Answers(503, "unavailable", after=1), Do({"do": "read", "ids": ["a"]}), READ_A,
+        Do({"do": "read", "ids": ["b", "a"]}), Do({"do": "seen"}), Do({"do": "read", "ids": ["c"]}),
+        Say((row(4, "d", unread=4),)), Shows({"rows": ["d", "c", "b", "a"]}), Do({"do": "seen"}),
+        Say((change("retract", 5, id="c", unread=3),)), Posts("/v1/inbox/read", {"ids": ["a", "b"]}, after_ms=950),
+        Posts("/v1/inbox/seen", {"epoch": "1.a", "seq": 4}),
+        Do({"do": "read", "ids": ["d"]}), Posts("/v1/inbox/read", {"ids": ["d"]}),
+    )),
+    Scenario("a mark that fails keeps no other waiting", FALLBACK, (
+        *streamed("a", "b"), Answers(500, "internal", after=1), Do({"do": "read", "ids": ["a"]}), READ_A,
+        Do({"do": "seen"}), Answers(500, "internal"), READ_A, Posts("/v1/inbox/seen", {"epoch": "1.a", "seq": 2}),
+        READ_A,
+    )),
+    Scenario("who looked for a moment has seen, also when it is said later", STREAM, (
+        *streamed("a"), Answers(503, "unavailable", after=1), Do({"do": "active", "value": True}),
+        Posts("/v1/inbox/seen", {"epoch": "1.a", "seq": 1}), Do({"do": "active", "value": False}), Say((row(2, "b"),)),
+        Shows({"rows": ["b", "a"]}), Posts("/v1/inbox/seen", {"epoch": "1.a", "seq": 1}),
+    )),
+    *(
+        Scenario(f"a mark refused for good on a stream: {status} {problem}", FALLBACK, (
+            *streamed("a", "b"), Answers(status, problem), Answers(status, problem),
+            Do({"do": "read", "ids": ["a"]}), READ_A,
+            Do({"do": "seen"}), Posts("/v1/inbox/seen", {"epoch": "1.a", "seq": 2}), Stays(0.2),
+            Close(1006), again(2), Say((ready(2), upto(2, unread=2))), Shows({"state": "live"}),
+            Do({"do": "read", "ids": ["b"]}), Posts("/v1/inbox/read", {"ids": ["b"]}),
+        ))
+        for status, problem in ((400, "invalid-request"), (403, "missing-scope"))
+    ),
     Scenario("a token that expires on a stream is renewed", STREAM, (
         *streamed("a"), Say(({"type": "reauth", "by": "2026-11-22T08:38:40.000Z"},)), Close(4001, "token expired"),
         Stream(at(1), tries=1, renewed=True),

@@ -6,8 +6,10 @@ import asyncio
 import json
 import logging
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from email.utils import formatdate
 from functools import partial
 from typing import Any, Self
 
@@ -50,6 +52,11 @@ def stays(data: bytes) -> Answer:
         await reader.read()
 
     return answer
+
+
+async def taken(client: Client) -> None:
+    async for _ in client:
+        pass
 
 
 async def until(what: Callable[[], object]) -> None:
@@ -109,13 +116,19 @@ class Proxy:
     def streams(self) -> int:
         return sum(line.startswith("get /v1/stream") for line in self.seen)
 
-    def client(self, token: Callable[[], Awaitable[str | None]] | None = None, **timing: float) -> Client:
+    def client(
+        self,
+        token: Callable[[], Awaitable[str | None]] | None = None,
+        backoff: Backoff | None = None,
+        **timing: float,
+    ) -> Client:
         async def ours() -> str:
             return "a.b.c"
 
         times = {"answer": 5.0, "ack": 0.01, **timing}
         url, api = f"ws://127.0.0.1:{self.port}/v1/websocket", f"http://127.0.0.1:{self.port}/"
-        return Client(url, token or ours, api=api, backoff=Backoff(0.001, 0.002), timing=Timing(**times))
+        waits = backoff or Backoff(0.001, 0.002)
+        return Client(url, token or ours, api=api, backoff=waits, timing=Timing(**times))
 
 
 FORBIDDEN = answers(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
@@ -214,13 +227,144 @@ def test_an_event_that_is_cut_in_the_middle_has_not_come() -> None:
     asyncio.run(main())
 
 
-def test_a_mark_that_is_refused_is_made_again_after_the_next_resume(caplog: pytest.LogCaptureFixture) -> None:
+def busy(*lines: str) -> Answer:
+    head = "".join(f"{line}\r\n" for line in lines)
+    return answers(f"HTTP/1.1 503 Service Unavailable\r\n{head}Content-Length: 4\r\n\r\nbusy".encode())
+
+
+def test_a_mark_that_does_not_get_through_is_made_again_by_itself(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "notifier_client")
 
     async def main() -> None:
-        refused = answers(
-            b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 4\r\n\r\nbusy"
-        )
+        async with Proxy(FORBIDDEN, LIVE, busy()) as proxy, proxy.client() as client:
+            await until(lambda: client.inbox.rows)
+            await client.read(["a"])
+            await until(lambda: len(proxy.posts) > 2)
+            proxy.mark = answers(EMPTY)
+            before = len(proxy.posts)
+            await until(lambda: len(proxy.posts) > before)
+            after = len(proxy.posts)
+            await asyncio.sleep(0.1)
+            assert proxy.posts == [{"ids": ["a"]}] * after
+            assert proxy.streams == 1
+        assert "a mark did not get through: 503 busy" in caplog.text
+
+    asyncio.run(main())
+
+
+LATER = formatdate(time.time() + 86_400, usegmt=True)
+PAST = formatdate(time.time() - 60, usegmt=True)
+
+
+@pytest.mark.parametrize("said", ["3600", LATER, "9" * 400])
+def test_the_time_that_is_named_for_a_mark_is_kept(said: str) -> None:
+    async def main() -> None:
+        async with Proxy(FORBIDDEN, LIVE, busy(f"Retry-After: {said}")) as proxy, proxy.client() as client:
+            await until(lambda: client.inbox.rows)
+            await client.read(["a"])
+            await until(lambda: proxy.posts)
+            await client.seen()
+            await asyncio.sleep(0.1)
+            assert proxy.posts == [{"ids": ["a"]}]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("said", ["0", PAST, "soon", "-1", ""])
+def test_a_time_that_is_none_keeps_no_mark_waiting(said: str) -> None:
+    async def main() -> None:
+        async with Proxy(FORBIDDEN, LIVE, busy(f"Retry-After: {said}")) as proxy, proxy.client() as client:
+            await until(lambda: client.inbox.rows)
+            await client.read(["a"])
+            await until(lambda: len(proxy.posts) > 1)
+
+    asyncio.run(main())
+
+
+def test_what_must_wait_does_not_keep_the_client_from_closing() -> None:
+    async def main() -> None:
+        async with Proxy(FORBIDDEN, LIVE, busy("Retry-After: 60")) as proxy:
+            client = proxy.client()
+            for posted in (1, 2):  # the second time after a resume
+                async with client:
+                    await until(lambda: client.inbox.rows)
+                    if posted == 1:
+                        await client.read(["a"])
+                    await until(partial(lambda posted: len(proxy.posts) == posted, posted))
+                    await asyncio.sleep(0.05)
+                    end = time.monotonic()
+                assert time.monotonic() - end < 1
+
+    asyncio.run(main())
+
+
+def test_a_mark_that_nobody_answers_is_made_again() -> None:
+    async def main() -> None:
+        async with Proxy(FORBIDDEN, LIVE, SILENT) as proxy, proxy.client(answer=0.3) as client:
+            await until(lambda: client.inbox.rows)
+            await client.read(["a"])
+            await until(lambda: len(proxy.posts) > 1)
+            assert proxy.streams == 1
+
+    asyncio.run(main())
+
+
+def test_what_waits_is_no_more_than_the_inbox_holds() -> None:
+    """Rows come, are read and go, again and again, while no mark gets through."""
+    rounds = 200
+
+    async def main() -> None:
+        async def churn(reader: Reader, writer: Writer) -> None:
+            writer.write(HEAD + events(READY, UPTO))
+            for number in range(1, rounds + 1):
+                writer.write(events({**row(number, f"r{number}"), "floor": max(0, number - 3)}))
+                await until(lambda number=number: f"r{number}" in client.inbox.rows)
+                await client.read([f"r{number}"])
+                await client.seen()
+            await reader.read()
+
+        patient = Backoff(0.2, 0.2, chance=lambda: 1.0)
+        async with Proxy(FORBIDDEN, churn, busy()) as proxy:
+            client = proxy.client(backoff=patient)
+            async with client:
+                taking = asyncio.create_task(taken(client))
+                await until(lambda: f"r{rounds}" in client.inbox.rows)
+                proxy.mark, before = answers(EMPTY), len(proxy.posts)
+                await until(lambda: len(proxy.posts) >= before + 2)
+                last = [f"r{number}" for number in range(rounds - 2, rounds + 1)]
+                assert {"ids": last} in proxy.posts[before:]
+                assert proxy.posts[-1] == {"epoch": "1.a", "seq": rounds}
+                assert all(len(post.get("ids", ())) <= 3 for post in proxy.posts)
+                assert before < 2 * rounds / 4
+                taking.cancel()
+
+    asyncio.run(main())
+
+
+def test_a_mark_that_is_refused_for_good_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    problem = b'{"type":"urn:problem-type:notifier:invalid-request","detail":"no"}'
+    refused = answers(b"HTTP/1.1 400 No\r\nContent-Length: %d\r\n\r\n%b" % (len(problem), problem))
+
+    async def main() -> None:
+        async with Proxy(FORBIDDEN, LIVE, refused) as proxy, proxy.client() as client:
+            await until(lambda: client.inbox.rows)
+            await client.read(["a"])
+            await until(lambda: "a mark was refused: 400" in caplog.text)
+            await asyncio.sleep(0.1)
+            assert proxy.posts == [{"ids": ["a"]}]
+
+    asyncio.run(main())
+    (record,) = (one for one in caplog.records if one.name == "notifier_client")
+    assert record.levelno == logging.WARNING
+
+
+def test_a_mark_that_did_not_get_through_is_made_again_after_the_next_resume(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "notifier_client")
+
+    async def main() -> None:
+        refused = busy("Retry-After: 60")
         over = asyncio.Event()
 
         async def first(reader: Reader, writer: Writer) -> None:
@@ -230,12 +374,12 @@ def test_a_mark_that_is_refused_is_made_again_after_the_next_resume(caplog: pyte
         async with Proxy(FORBIDDEN, first, refused) as proxy, proxy.client() as client:
             await until(lambda: client.inbox.rows)
             await client.read(["a"])
-            await until(lambda: "a mark was refused" in caplog.text)
+            await until(lambda: "a mark did not get through" in caplog.text)
             proxy.stream = stays(HEAD + events({**READY, "seq": 1}, {**UPTO, "seq": 1}))
             over.set()
             await until(lambda: len(proxy.posts) == 2)
             assert proxy.posts == [{"ids": ["a"]}] * 2
-        assert "a mark was refused: 503 busy" in caplog.text
+            proxy.mark = answers(EMPTY)
 
     asyncio.run(main())
 
@@ -304,6 +448,11 @@ async def marked(client: Client, proxy: Proxy) -> None:
     await until(lambda: proxy.posts)
 
 
+async def waited(client: Client, proxy: Proxy) -> None:
+    proxy.mark = busy("Retry-After: 60")
+    await marked(client, proxy)
+
+
 async def _begun(client: Client, proxy: Proxy) -> None:
     await until(lambda: proxy.streams)
 
@@ -323,6 +472,7 @@ STATES: dict[str, tuple[Answer, Answer, Stage]] = {
         FORBIDDEN, flood(), lambda client, _: until(lambda: len(client.inbox.rows) > 1023),
     ),
     "a mark under way": (FORBIDDEN, LIVE, marked),
+    "a mark that waits": (FORBIDDEN, LIVE, waited),
 }  # fmt: skip
 
 
@@ -353,7 +503,7 @@ def test_nothing_stays_behind(
     state: str, end: Callable[..., Awaitable[None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     socket, stream, reached = STATES[state]
-    monkeypatch.setattr("notifier_client.stream.CLOSING", 0.05)
+    monkeypatch.setattr("notifier_client.posts.CLOSING", 0.05)
 
     async def run(client: Client) -> None:
         async with client:
@@ -483,9 +633,5 @@ def test_a_long_message_arrives_whole() -> None:
             await until(lambda: client.state == "live")
             assert len(client.inbox.rows["b"].text or "") == 1_000_000
             taking.cancel()
-
-    async def taken(client: Client) -> None:
-        async for _ in client:
-            pass
 
     asyncio.run(main())

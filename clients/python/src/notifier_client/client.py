@@ -84,9 +84,9 @@ class Client:
         self._token, self._active = token, active
         self._backoff, self._timing = backoff or Backoff(), timing or Timing()
         self._socket = websocket.way(url)
-        self._stream = None if api is None else _stream(api)
-        self._failures = 0  # WebSockets in a row that never came up
         self._marks = Marks()
+        self._stream = None if api is None else _stream(api, self._marks, self._backoff)
+        self._failures = 0  # WebSockets in a row that never came up
         self._link: _Link | None = None
         self._changes: asyncio.Queue[Change | Exception | None] = asyncio.Queue(WAITING_CHANGES)
         self._work: asyncio.Task[None] | None = None
@@ -155,9 +155,7 @@ class Client:
 
     async def read(self, ids: Iterable[str]) -> None:
         """These rows have been opened. Kept until the inbox shows it, also without a connection."""
-        rows = [
-            self.inbox.rows[one] for one in ids if one in self.inbox.rows and not self.inbox.rows[one].read
-        ]
+        rows = self.inbox.unread_of(ids)
         self._marks.read(rows)
         await self._say(*reads(row.id for row in rows))
 
@@ -318,14 +316,14 @@ class Client:
         await link.transport.say(message)
 
 
-def _stream(api: str) -> Way | None:
+def _stream(api: str, marks: Marks, backoff: Backoff) -> Way | None:
     """None, said once, when what a stream needs is not installed."""
     try:
         from notifier_client.stream import way
     except ImportError as missing:
         _say_why(str(missing))
         return None
-    return way(api)
+    return way(api, marks, backoff)
 
 
 @cache

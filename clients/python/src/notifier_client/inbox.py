@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
@@ -108,6 +108,10 @@ class Inbox:
     def newest(self) -> list[Row]:
         """The rows, newest first."""
         return sorted(self.rows.values(), key=lambda row: row.seq, reverse=True)
+
+    def unread_of(self, ids: Iterable[str]) -> list[Row]:
+        """Those of these rows that can be marked read."""
+        return [self.rows[one] for one in ids if one in self.rows and not self.rows[one].read]
 
     def where(self) -> dict[str, str | int]:
         """What `auth` says beside the token: all that follows our place, or everything."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from notifier_client.inbox import Inbox, Row
@@ -17,17 +17,40 @@ def reads(ids: Iterable[str]) -> list[dict[str, Any]]:
 
 
 class Marks:
-    """What to say again after a resume."""
+    """What to say again. At most the rows of the inbox and the highest `seen`, however many are made."""
 
     def __init__(self) -> None:
         self._reads: dict[str, int] = {}  # notification id -> the seq that was read
         self._seen: tuple[str, int] | None = None
 
+    def __bool__(self) -> bool:
+        return bool(self._reads) or self._seen is not None
+
+    @property
+    def epoch(self) -> str | None:
+        """Of `seen`."""
+        return None if self._seen is None else self._seen[0]
+
     def read(self, rows: Iterable[Row]) -> None:
         self._reads.update((row.id, row.seq) for row in rows)
 
     def seen(self, epoch: str, seq: int) -> None:
-        self._seen = (epoch, seq)
+        if self._seen is None or self._seen[0] != epoch or self._seen[1] < seq:
+            self._seen = (epoch, seq)
+
+    def join(self, later: Marks) -> None:
+        """Add marks that were made later."""
+        self._reads.update(later._reads)
+        if later._seen is not None:
+            self.seen(*later._seen)
+
+    def forget(self, message: Mapping[str, Any]) -> None:
+        """What this message says need not be said again."""
+        if message["type"] == "read":
+            for one in message["ids"]:
+                self._reads.pop(one, None)
+        elif self._seen is not None and self._seen[1] <= message["seq"]:
+            self._seen = None
 
     def settle(self, inbox: Inbox) -> None:
         """Forget what has happened, or cannot any more."""

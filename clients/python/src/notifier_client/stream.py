@@ -4,7 +4,6 @@ Needs the extra `sse`."""
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -15,17 +14,18 @@ import httpcore  # noqa: F401  # httpx would import it with the first request, w
 import httpx
 from httpx_sse import EventSource, SSEError, aconnect_sse
 
+from notifier_client.backoff import Backoff
 from notifier_client.inbox import Inbox
+from notifier_client.marks import Marks
+from notifier_client.posts import Posts
 from notifier_client.timing import Timing
-from notifier_client.transport import CLOSING, LOST, Message, Unreachable, Way, parsed
+from notifier_client.transport import LOST, OURS, Message, Unreachable, Way, parsed
 
 # A problem of notifier's as a close code: by the end of its type, else by its status. Any other refusal means later:
 # also 404, a server without streams, and what a proxy or a portal says of itself.
-OURS: Final = "urn:problem-type:notifier:"
 PROBLEMS: Final = {"expired-token": 4001, "revoked-token": 4509}
 STATUSES: Final = {401: 4501, 403: 4503}
 LONGEST: Final = 1 << 20  # bytes of a message, as of one over a WebSocket
-log = logging.getLogger("notifier_client")
 
 
 class _Bounded(httpx.AsyncByteStream):
@@ -52,11 +52,10 @@ class Stream:
 
     renews: Final = False  # an answer cannot be given a token: it ends with 4001, and another is begun
 
-    def __init__(self, api: str, http: httpx.AsyncClient, source: EventSource, inbox: Inbox) -> None:
-        self._api, self._http, self._source, self._inbox = api, http, source, inbox
+    def __init__(self, source: EventSource, posts: Posts) -> None:
+        self._source, self._posts = source, posts
         assert isinstance(source.response.stream, httpx.AsyncByteStream)  # for mypy: of an AsyncClient
         self._arriving = source.response.stream = _Bounded(source.response.stream)
-        self._posts: set[asyncio.Task[None]] = set()
         self._error: tuple[int, str] | None = None
         self._end = "the stream ended"
 
@@ -85,37 +84,8 @@ class Stream:
 
     async def say(self, message: Message) -> None:
         kind = message["type"]
-        if kind == "read":
-            self._post("read", {"ids": message["ids"]})
-        elif kind == "seen" or (kind == "ack" and message.get("active")):
-            self._post("seen", {"epoch": self._inbox.epoch, "seq": message["seq"]})
-
-    def _post(self, mark: str, content: Message) -> None:
-        # Aside: while the answer is waited for, the stream is read on.
-        task = asyncio.create_task(self._posted(f"{self._api}/v1/inbox/{mark}", content))
-        self._posts.add(task)
-        task.add_done_callback(self._posts.discard)
-
-    async def _posted(self, url: str, content: Message) -> None:
-        """A mark that is lost is made again after the next resume: Marks keeps it."""
-        try:
-            answer = await self._http.post(url, json=content)
-        except httpx.HTTPError as fault:
-            log.info("a mark did not get through: %r", fault)
-        else:
-            if not answer.is_success:
-                log.info("a mark was refused: %d %s", answer.status_code, answer.text[:200])
-
-    async def say_the_rest(self) -> None:
-        """We close: what has been marked just now may still arrive."""
-        if self._posts:
-            await asyncio.wait(self._posts, timeout=CLOSING)
-
-    async def close(self) -> None:
-        posts = [*self._posts]
-        for post in posts:
-            post.cancel()
-        await asyncio.gather(*posts, return_exceptions=True)
+        if kind in ("read", "seen") or (kind == "ack" and message.get("active")):
+            self._posts.say(message)
 
 
 def _code(error: Message) -> tuple[int, str]:
@@ -139,18 +109,26 @@ async def _refusal(answer: httpx.Response) -> tuple[int, str]:
     return code, str(problem.get("detail", status))
 
 
-def way(api: str) -> Way:
+def way(api: str, marks: Marks, backoff: Backoff) -> Way:
     """How to get there.
 
-    api  address of the HTTP API, without a path
+    api      address of the HTTP API, without a path
+    marks    those that the client keeps
+    backoff  how long a mark waits that did not get through
     """
     # The same authorities as for the WebSocket; here, once, because they take a while to read.
-    return partial(_opened, api.rstrip("/"), ssl.create_default_context())
+    return partial(_opened, api.rstrip("/"), ssl.create_default_context(), marks, backoff)
 
 
 @asynccontextmanager
 async def _opened(
-    api: str, trusted: ssl.SSLContext, token: str, inbox: Inbox, timing: Timing
+    api: str,
+    trusted: ssl.SSLContext,
+    marks: Marks,
+    backoff: Backoff,
+    token: str,
+    inbox: Inbox,
+    timing: Timing,
 ) -> AsyncIterator[Stream]:
     """Begin a stream, and drop it at the end. Raises Unreachable."""
     # Not compressed: whoever compresses collects.
@@ -169,10 +147,10 @@ async def _opened(
             Exception
         ) as fault:  # of the network, of TLS, of a proxy, of whoever answers there: all mean later
             raise Unreachable(fault) from fault
-        stream = Stream(api, http, source, inbox)
-        stack.push_async_callback(stream.close)
+        posts = Posts(http, api, inbox, marks, backoff, timing.answer)
+        stack.push_async_callback(posts.close)
         try:
-            yield stream
+            yield Stream(source, posts)
         except asyncio.CancelledError:
-            await stream.say_the_rest()
+            await posts.say_the_rest()
             raise

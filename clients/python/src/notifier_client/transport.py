@@ -11,6 +11,7 @@ from notifier_client.inbox import Inbox
 from notifier_client.timing import Timing
 
 LOST: Final = 1006  # RFC 6455 section 7.1.5: over without a code
+OURS: Final = "urn:problem-type:notifier:"  # how the types of notifier's own problems begin
 CLOSING: Final = 2.0  # seconds for what is still to be said when we close
 Message = dict[str, Any]
 
