@@ -2,7 +2,7 @@
 
 import {icon, make} from "./element.js";
 import {endless, nothing} from "./endless.js";
-import {field, sending} from "./form.js";
+import {ANY, field, sending} from "./form.js";
 import {personRow} from "./people.js";
 import {api, session} from "./session.js";
 
@@ -35,9 +35,9 @@ export function logInAgain() {
     const fault = make("p.fault", {role: "alert"});
     const form = make("form", {},
       make("h2", {}, "Your session has ended"), make("p.soft", {}, `Log in again, ${name}: all on this page stays as it is.`),
-      field("Password", "password", {type: "password", autocomplete: "current-password", autofocus: true}, "", [/./s, "This is needed."]),
-      // For the password manager: it wants to know whose password it is.
+      // For the password manager: it wants to know whose password it is, before it comes to it.
       make("input", {name: "name", value: name, autocomplete: "username", hidden: true}),
+      field("Password", "password", {type: "password", autocomplete: "current-password", autofocus: true}, "", ANY),
       fault,
       make("div.row", {}, make("button.plain", {type: "button", onclick: () => dialog.close()}, "Not now"), button),
       make("p.soft", {}, "Somebody else? ", make("a", {href: "/login", onclick: leave}, "Log out")));

@@ -2,6 +2,10 @@
 
 import {make, say} from "./element.js";
 
+// Rules for fields, as `field` takes them.
+export const ANY = [/./s, "This is needed."];
+export const PASSWORDS = [/^.{8,}$/s, "Use eight characters at least."];
+
 /**
  * A labelled field; `name` is the API's, so that its faults find the field. `rule`: [pattern, what to say to a value that
  * does not match it], to spare the person a round trip.
@@ -56,7 +60,7 @@ function kept(form) {
 function blame(form, fault, {fields, message}) {
   const known = Object.entries(fields).filter(([name]) => tell(form, name, fields[name]));
   if (known.length === 0) say(fault, message);
-  (form.elements[known[0]?.[0]] ?? form.querySelector("input")).focus();
+  (form.elements[known[0]?.[0]] ?? form.querySelector("input:not([hidden])")).focus();
 }
 
 function tell(form, name, text) {

@@ -45,8 +45,9 @@ class Session extends EventTarget {
     this.#changed();
   }
 
-  /** The same person has a new token: nothing else changes. */
+  /** The same person has a new token: nothing else changes. Unless another tab has logged out while it was asked for. */
   resume({token, renewal, person}) {
+    if (!this.#stays()) return;
     this.#take({token, renewal, person, ...timesOf(token)});
     this.#keep();
   }

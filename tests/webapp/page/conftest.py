@@ -1,15 +1,18 @@
-"""One browser and one stage for all tests of the site; each test has people of its own."""
+"""One browser and one stage for all tests of the site, where each has people of its own; or the real site for one."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.page.chromium import browser, started
+from tests.page.chromium import Chromium, browser, started
 from tests.webapp.page.fake import Person
+from tests.webapp.page.real import RealSite
 from tests.webapp.page.stage import Stage
+from tests.webapp.stack import Stack
 
 __all__ = ["browser", "started"]  # fixtures
 _numbers = itertools.count(1)
@@ -34,3 +37,17 @@ def stage(standing: Stage) -> Stage:
 def person(stage: Stage) -> Callable[[str], Person]:
     """Somebody whom nobody has heard of: `person("ana")`."""
     return lambda name: stage.api.person(f"{name}{next(_numbers)}", name.title())
+
+
+@pytest.fixture
+def site(db: Stack, tmp_path: Path) -> Iterator[RealSite]:
+    """The real one, with nobody on it."""
+    with RealSite(db, tmp_path) as site:
+        yield site
+
+
+@pytest.fixture
+def two(browser: Chromium, tmp_path: Path) -> Iterator[tuple[Chromium, Chromium]]:
+    """Two browsers: one browser is one person, or one device."""
+    with Chromium(tmp_path) as another:
+        yield browser, another

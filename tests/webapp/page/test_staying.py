@@ -142,6 +142,7 @@ def test_when_it_cannot_be_renewed_the_password_is_asked_for_and_nothing_lost(
     window.until(seen.COMMENTS, [f"{ana.name} Worth keeping"])
     assert len(photo.comments) == 1
     assert window.run(f"return {seen.PATH}") == f"/p/{photo.id}"
+    assert seen.faults(browser) == []
 
 
 def test_who_does_not_want_to_keeps_what_they_wrote(browser: Chromium, stage: Stage, person: Named) -> None:
@@ -243,14 +244,14 @@ def test_what_was_posted_though_the_answer_was_lost_is_not_posted_twice(
     assert seen.faults(browser) == []
 
 
-# As if another tab did it while the answer of the renewal is on its way: a tab is not told of what it stores itself,
-# and of another's not before its own script is done.
+# As if another tab did it while the answer of the renewal, or of what else is asked for, is on its way: a tab is not
+# told of what it stores itself, and of another's not before its own script is done.
 MEANWHILE = """
-const [key, kept] = arguments;
+const [key, kept, asked = '/renewal'] = arguments;
 const send = window.fetch;
 window.fetch = async (path, how) => {
   const answer = await send(path, how);
-  if (path.endsWith('/renewal')) {
+  if (path.endsWith(asked)) {
     if (kept === null) localStorage.removeItem(key); else localStorage.setItem(key, kept);
   }
   return answer;

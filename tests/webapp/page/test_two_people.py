@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from selenium.webdriver.common.keys import Keys
 
 from tests.daemon import wait_until
@@ -14,20 +12,6 @@ from tests.webapp.page import seen
 from tests.webapp.page.paintings import painting
 from tests.webapp.page.real import RealSite
 from tests.webapp.page.test_bell import screens
-from tests.webapp.stack import Stack
-
-
-@pytest.fixture
-def site(db: Stack, tmp_path: Path) -> Iterator[RealSite]:
-    with RealSite(db, tmp_path) as site:
-        yield site
-
-
-@pytest.fixture
-def two(browser: Chromium, tmp_path: Path) -> Iterator[tuple[Chromium, Chromium]]:
-    """Two browsers: one browser is one person."""
-    with Chromium(tmp_path) as another:
-        yield browser, another
 
 
 def join(browser: Chromium, site: RealSite, name: str) -> Window:

@@ -1,9 +1,9 @@
-// What one says of oneself, one's picture, and the way out.
+// What one says of oneself, one's picture and password, and the way out.
 
 import {sure} from "../dialogs.js";
 import {make, say} from "../element.js";
 import {nothing} from "../endless.js";
-import {field, sending} from "../form.js";
+import {ANY, field, PASSWORDS, sending} from "../form.js";
 import {face, people} from "../people.js";
 import {api, session} from "../session.js";
 import {toast} from "../toasts.js";
@@ -22,10 +22,32 @@ export function settings({titled}) {
     toast("Saved.");
   });
   return make("section.narrow", {"aria-labelledby": "page-title"},
-    make("h1", {id: "page-title"}, "Settings"), portrait(), form, make("hr"),
+    make("h1", {id: "page-title"}, "Settings"), portrait(), form, make("hr"), password(), make("hr"),
     make("div.row", {},
       make("button.plain", {type: "button", onclick: () => session.leave()}, `Log out ${me.name}`),
       make("button.plain", {type: "button", onclick: leaveEverywhere}, "Log out everywhere")));
+}
+
+/** The way to another password. Whoever else is in with the old one does not stay in. */
+function password() {
+  const button = make("button.primary", {type: "submit"}, "Change password");
+  const fault = make("p.fault", {role: "alert"});
+  const form = make("form", {"aria-labelledby": "password-title"},
+    make("h2", {id: "password-title"}, "Password"),
+    // For the password manager: it wants to know whose password it is, before it comes to it.
+    make("input", {name: "name", defaultValue: session.me.name, autocomplete: "username", hidden: true}),
+    field("Your password now", "old", {type: "password", autocomplete: "current-password", required: true}, "", ANY),
+    field("New password", "new", {type: "password", autocomplete: "new-password", required: true},
+      "Eight characters at least; a sentence is best. You stay logged in here; every other device asks for it within a day.",
+      PASSWORDS),
+    fault, button);
+  sending(form, button, fault, async ({old, new: chosen}) => {
+    // It ends what renews the token here, too: the answer holds the next.
+    session.resume(await api.put("/api/me/password", {old, new: chosen}));
+    form.reset();
+    toast("Your password is changed. Other devices ask for it within a day.");
+  });
+  return form;
 }
 
 /** Out of all devices; also of those that are lost. */

@@ -1,13 +1,11 @@
 // The door: what this is, signing up, logging in.
 
 import {make} from "../element.js";
-import {field, sending} from "../form.js";
+import {ANY, field, PASSWORDS, sending} from "../form.js";
 import {api, session} from "../session.js";
 import {stays} from "../words.js";
 
 const NAMES = [/^[a-z0-9_.]*[a-z0-9_][a-z0-9_.]*$/i, "Use letters, digits, dots and underscores."];
-const PASSWORDS = [/^.{8,}$/s, "Use eight characters at least."];
-const ANY = [/./s, "This is needed."];
 const NAME = {autocomplete: "username", autocapitalize: "none", spellcheck: false, maxLength: 30, required: true};
 
 /** What a stranger sees. */
