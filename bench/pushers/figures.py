@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import time
+from collections.abc import Mapping, Sequence
 
 WARM = 2_000
 TOKENS = [f"{number:064x}" for number in range(5_000)]
@@ -39,6 +40,12 @@ class Figures:
     def answered(self, status: str, latency: float) -> None:
         self.latencies.append(latency)
         self.statuses[status] = self.statuses.get(status, 0) + 1
+
+    def answered_all(self, statuses: Mapping[object, int], latencies: Sequence[float]) -> None:
+        """The same for many, by status."""
+        self.latencies += latencies
+        for status, count in statuses.items():
+            self.statuses[str(status)] = self.statuses.get(str(status), 0) + count
 
     def print(self) -> None:
         used, took = cpu() - self._cpu, time.perf_counter() - self._at

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,17 @@ class Bare:
         return self._figures
 
     def _push(self, most: int) -> None:
-        """So many more, if so many are left; together, as a lane does it."""
+        """So many more, if so many are left."""
         first, count = self._number + 1, min(most, self._left)
         self._left -= count
         self._open += count
         self._number += count
-        self._pool.push_all([self._request(number) for number in range(first, first + count)])
+        self._send([self._request(number) for number in range(first, first + count)])
+
+    def _send(self, pushes: list[Push[float]]) -> None:
+        """As edge/apns does: together."""
+        refused = self._pool.push_all(pushes)
+        assert not refused, f"the pool has not accepted {len(refused)} pushes: {self._pool.fault}"
 
     def _request(self, number: int) -> Push[float]:
         name = delivery_id(f"n{number}", "d").encode()
@@ -101,10 +107,9 @@ class Bare:
 
     def _ended(self, results: list[Any]) -> None:
         now = time.perf_counter()
-        for result in results:
-            self._open -= 1
-            status = str(getattr(result, "status", type(result).__name__))
-            self._figures.answered(status, now - result.context.context)
+        self._open -= len(results)
+        statuses = Counter([getattr(result, "status", type(result).__name__) for result in results])
+        self._figures.answered_all(statuses, [now - result.context.context for result in results])
         self._push(len(results))
         if not self._open and not self._left:
             self._done.callback(None)
@@ -116,6 +121,11 @@ class BareFcm(Bare):
     def _request(self, number: int) -> Push[float]:
         body = FCM_BODY % FCM_TOKENS[number % len(FCM_TOKENS)].encode()
         return Push(time.perf_counter(), FCM_TEMPLATE, (), body)
+
+    def _send(self, pushes: list[Push[float]]) -> None:
+        """As edge/fcm does, which has to space them: one by one."""
+        for push in pushes:
+            self._pool.push(push)
 
 
 class Whole:

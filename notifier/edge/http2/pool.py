@@ -12,7 +12,17 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from notifier.core.breaker import Backoff, Breaker, BreakerRule, BreakerState
-from notifier.core.http2 import Answered, Expired, Limits, NotAccepting, Refused, Result, Template, Unknown
+from notifier.core.http2 import (
+    Answered,
+    Expired,
+    Limits,
+    NotAccepting,
+    PushConnection,
+    Refused,
+    Result,
+    Template,
+    Unknown,
+)
 from notifier.core.http2.errors import NO_ERROR
 from notifier.core.http2.results import C
 from notifier.core.steady import Steady
@@ -276,23 +286,36 @@ class Pool(Generic[C]):
             self._tell(late)
 
     def _hand_over(self, protocol: PushProtocol[Push[C]], share: int, now: float) -> None:
-        core, queue = protocol.core, self._queue
-        late = now - self._limits.wait_within
-        asked: Template | None = None
-        template: Template | None = None
-        for _ in range(min(share, core.room)):
-            if core.window <= 0 or core.waiting:
-                break  # there it would wait anew
+        core, left = protocol.core, min(share, protocol.core.room)
+        while left > 0 and self._queue and core.window > 0 and not core.waiting:  # there it would wait anew
+            left -= self._hand_over_row(core, left, now)
+        protocol.flush()
+
+    def _hand_over_row(self, core: PushConnection[Push[C]], most: int, now: float) -> int:
+        """Pushes with the same template, at least one and at most so many. How many have left the queue."""
+        queue, late = self._queue, now - self._limits.wait_within
+        asked = queue[0].template
+        template = asked if self._current is None else self._current(asked)
+        row: list[tuple[Push[C], tuple[bytes, ...], bytes]] = []
+        left = most
+        while left and queue and queue[0].template is asked:
             push = queue.popleft()
+            left -= 1
             if push.since <= late:  # behind one whose time began later
                 self._late.append(Expired(push, sent=False))
                 continue
-            if template is None or push.template is not asked:
-                asked = push.template
-                template = asked if self._current is None else self._current(asked)
             push.template = template
-            core.push(push, template, push.values, push.body, now)
-        protocol.flush()
+            row.append((push, push.values, push.body))
+        at = 0
+        try:
+            while at < len(row) and core.window > 0 and not core.waiting:
+                at = core.push_row(row, at, template, now)
+                if at < len(row) and core.window > 0:  # something in it is new to the connection
+                    at += 1
+                    core.push(row[at - 1][0], template, row[at - 1][1], row[at - 1][2], now)
+        finally:
+            queue.extendleft(push for push, _, _ in reversed(row[at:]))
+        return most - left - (len(row) - at)
 
     def _expire(self) -> None:
         late = self._seconds() - self._limits.wait_within
@@ -343,31 +366,33 @@ class Pool(Generic[C]):
 
     def ended(self, connection: PushProtocol[Push[C]], results: list[Result[Push[C]]]) -> None:
         amiss = [result for result in results if type(result) is not Answered]
+        again = [
+            result for result in amiss
+            if type(result) is Refused and result.context.replays < REPLAYS and self.accepting
+        ]  # fmt: skip
         if len(amiss) < len(results):
             self._answered(connection)
         if amiss:
-            again = set(self._replayed(connection, amiss))
-            results = [result for result in results if result.context not in again]
+            if again:
+                self._replay(connection, [result.context for result in again])
+                sent_anew = set(map(id, again))
+                results = [result for result in results if id(result) not in sent_anew]
             self.counts.note(results)
         if results:
             self._ended(results)
         if self._queue:
             self._schedule()
 
-    def _replayed(self, connection: PushProtocol[Push[C]], results: list[Result[Push[C]]]) -> list[Push[C]]:
-        """Pushes that are sent again by themselves, of those that were not answered."""
-        again: list[Push[C]] = []
-        for result in results:
-            if type(result) is Refused and result.context.replays < REPLAYS and self.accepting:
-                result.context.replays += 1
-                again.append(result.context)
-        self.counts.replayed += len(again)
-        if again and connection.core.accepting:
+    def _replay(self, connection: PushProtocol[Push[C]], pushes: list[Push[C]]) -> None:
+        """Sends what was refused again, which its caller does not hear of."""
+        for push in pushes:
+            push.replays += 1
+        self.counts.replayed += len(pushes)
+        if connection.core.accepting:
             # REFUSED_STREAM of a server that goes on (RFC 9113 8.7): at once it would refuse them again.
-            self._let_rest(again)
+            self._let_rest(pushes)
         else:
-            self._queue.extendleft(reversed(again))
-        return again
+            self._queue.extendleft(reversed(pushes))
 
     def _answered(self, connection: PushProtocol[Push[C]]) -> None:
         self._heard = self._seconds()

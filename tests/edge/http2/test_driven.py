@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import hpack
 import pytest
 from OpenSSL import SSL
 from twisted.internet import error
@@ -14,9 +15,9 @@ from twisted.python.failure import Failure
 
 from notifier.core.breaker import Breaker, BreakerRule
 from notifier.core.http2 import Limits, Refused
-from notifier.edge.http2.pool import Pool, Sizes
+from notifier.edge.http2.pool import Pool, Push, Sizes
 from notifier.edge.http2.protocol import CLOSE_WITHIN, TLS_WITHIN, PushProtocol
-from tests.core.http2.world import ACK, frame, goaway, ok, rst, settings, split, window
+from tests.core.http2.world import ACK, ID, TOKEN, apns, frame, goaway, ok, rst, settings, split, window
 from tests.edge.http2.world import Told, push, send
 
 Refusal: Any = error.ConnectionRefusedError
@@ -589,3 +590,52 @@ def test_it_answers_while_anything_was_answered_of_late() -> None:
         world.clock.advance(seconds)
         said.append(world.pool.answering)
     assert said == [False, True, False]
+
+
+# --- Many at once ---------------------------------------------------------------------------------
+
+
+def test_a_push_that_cannot_be_written_takes_no_other_with_it() -> None:
+    world, line = begin(2)
+    world.hear(line, ok(1) + ok(3))
+    good, bad = push(2), push(3)
+    bad.values = (bad.values[0], "no bytes")  # type: ignore[assignment]
+    for each in (good, bad, push(4), push(5)):
+        world.pool.push(each)
+    with pytest.raises(TypeError):
+        world.turn()
+    world.pool.push(push(6))
+    world.turn()
+    streams = line.requests()
+    assert len(streams) == 2 + 4
+    world.hear(line, b"".join(ok(stream) for stream in streams[2:]))
+    assert set(world.told.kinds()) == {0, 1, 2, 4, 5, 6}
+
+
+def test_what_is_refused_behind_an_open_breaker_is_told_though_another_is_answered() -> None:
+    world, line = begin(2)
+    world.pool.trip(60.0, "a bad token")
+    world.hear(line, ok(1) + rst(3, 7))
+    assert world.told.kinds() == {0: "Answered", 1: "Refused"}
+    assert world.pool.counts.refused == 1
+
+
+def test_pushes_of_different_kinds_keep_their_headers() -> None:
+    kinds = {name: apns(topic=name) for name in (b"com.example.a", b"com.example.b")}
+    newer = {kinds[b"com.example.a"]: apns(b"newer", b"com.example.a")}
+    world, line = begin(1, current=lambda template: newer.get(template, template))
+    world.hear(line, ok(1))
+    names = [*kinds, *kinds, *kinds, b"com.example.a", b"com.example.a", b"com.example.b"]
+    pushes = [Push(number, kinds[name], (TOKEN, ID), b"{}") for number, name in enumerate(names, 1)]
+    assert not world.pool.push_all(pushes)
+    world.turn()
+    decoder = hpack.Decoder()
+    sent = [
+        dict(decoder.decode(each.payload, raw=True))
+        for each in split(b"".join(line.writes))
+        if each.kind == 1
+    ]
+    assert [fields[b"apns-topic"] for fields in sent[1:]] == names
+    tokens = [b"bearer newer" if name == b"com.example.a" else b"bearer eyJ.eyJ.sig" for name in names]
+    assert [fields[b"authorization"] for fields in sent[1:]] == tokens
+    assert [push.template for push in pushes] == [newer.get(kinds[name], kinds[name]) for name in names]
