@@ -202,7 +202,7 @@ class Phones(RuleBasedStateMachine):
             return await (devices.restore(user, device) if again else devices.register(user, device))
 
         brought = self.both(bring)
-        self.known = True
+        self.known = self.known or brought  # what comes from a file may be too old to be taken
         if brought and self.kept.get(device.id) != user:
             self._no_more(user, device.id)
             self.kept[device.id] = user
