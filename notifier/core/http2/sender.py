@@ -170,11 +170,12 @@ class Sender(Generic[C]):
                 stream += 2
         except TypeError:
             pass  # a value that is no bytes: `push` will say so
-        taken = (stream - first) // 2
-        self._next, self._window = stream, window
-        self._slots -= taken
-        if taken and now >= self._deadlines.next_mark:
-            self._deadlines.mark(first, now)
+        finally:
+            taken = (stream - first) // 2
+            self._next, self._window = stream, window
+            self._slots -= taken
+            if taken and now >= self._deadlines.next_mark:
+                self._deadlines.mark(first, now)
         return begin + taken
 
     def pull(self) -> bytes:

@@ -297,19 +297,20 @@ class Pool(Generic[C]):
         asked = queue[0].template
         template = asked if self._current is None else self._current(asked)
         row: list[tuple[Push[C], tuple[bytes, ...], bytes]] = []
-        left = most
-        while left and queue and queue[0].template is asked:
-            push = queue.popleft()
-            left -= 1
-            if push.since <= late:  # behind one whose time began later
-                self._late.append(Expired(push, sent=False))
-                continue
-            push.template = template
-            row.append((push, push.values, push.body))
-        at = 0
+        left, window, at = most, core.window, 0
         try:
+            while left and window > 0 and queue and queue[0].template is asked:
+                push = queue.popleft()
+                left -= 1
+                if push.since <= late:  # behind one whose time began later
+                    self._late.append(Expired(push, sent=False))
+                    continue
+                push.template = template
+                row.append((push, push.values, push.body))
+                window -= len(push.body)
             while at < len(row) and core.window > 0 and not core.waiting:
-                at = core.push_row(row, at, template, now)
+                if len(row) > 1:
+                    at = core.push_row(row, at, template, now)
                 if at < len(row) and core.window > 0:  # something in it is new to the connection
                     at += 1
                     core.push(row[at - 1][0], template, row[at - 1][1], row[at - 1][2], now)
@@ -336,6 +337,8 @@ class Pool(Generic[C]):
 
     def _refuse_all(self, reason: str) -> None:
         refused: list[Result[Push[C]]] = [Refused(push, reason) for push in (*self._resting, *self._queue)]
+        refused += self._late  # an error has come before they could be told
+        self._late.clear()
         self._resting.clear()
         self._queue.clear()
         if refused:

@@ -639,3 +639,31 @@ def test_pushes_of_different_kinds_keep_their_headers() -> None:
     tokens = [b"bearer newer" if name == b"com.example.a" else b"bearer eyJ.eyJ.sig" for name in names]
     assert [fields[b"authorization"] for fields in sent[1:]] == tokens
     assert [push.template for push in pushes] == [newer.get(kinds[name], kinds[name]) for name in names]
+
+
+def test_who_expires_behind_one_that_cannot_be_written_is_told() -> None:
+    world, line = begin(2, Limits(wait_within=5))
+    world.hear(line, ok(1) + ok(3))
+    world.clock.advance(10)
+    bad = push(3)
+    bad.values = (bad.values[0], "no bytes")  # type: ignore[assignment]
+    world.pool.push(bad)
+    world.pool.push(push(4), 1.0)
+    world.pool.push(push(5))
+    with pytest.raises(TypeError):
+        world.turn()
+    world.pool.stop()
+    assert world.told.kinds() == {0: "Answered", 1: "Answered", 4: "Expired", 5: "Refused"}
+
+
+def test_a_narrow_window_is_filled_again_and_again_in_order() -> None:
+    world, line = begin(1)
+    world.hear(line, ok(1))
+    assert not world.pool.push_all([push(number, bytes(30_000)) for number in range(1, 8)])
+    world.turn()
+    for _ in range(9):
+        world.hear(line, window(0, 30_000))
+    assert len(line.requests()) == 8
+    for stream in line.requests()[1:]:
+        world.hear(line, ok(stream))
+    assert list(world.told.kinds()) == list(range(8))
