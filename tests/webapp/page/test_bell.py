@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from selenium.webdriver.common.keys import Keys
@@ -139,6 +140,7 @@ def test_only_an_open_list_is_looked_at(browser: Chromium, stage: Stage, person:
     # Nor has whoever closed it a moment ago.
     two.press(Keys.ESCAPE)
     two.until(seen.LIST_OPEN, False)
+    time.sleep(0.3)  # the tab that has the connection hears of it from the other
     stage.api.follow(ben, ana)
     two.until(seen.BADGE, "2")
     one.click("#bell")
