@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -560,7 +561,11 @@ class FakeServer(ThreadingHTTPServer):
     request_queue_size = 64
 
     def __init__(self, api: FakeApi, port: int = 0) -> None:
-        super().__init__((HOST, port), _Handler)
+        super().__init__((HOST, port), _Handler, bind_and_activate=False)
+        # Left to itself it may grow to 32 MB: a whole upload would lie here while nothing of it is read.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        self.server_bind()
+        self.server_activate()
         self.api = api
         self.url = f"http://{HOST}:{self.server_port}"
         self._thread = threading.Thread(target=self.serve_forever, daemon=True)
