@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from selenium.webdriver.common.keys import Keys
@@ -119,6 +118,21 @@ def test_the_list_leads_to_the_photo_and_what_was_opened_is_read(
     assert seen.faults(browser) == []
 
 
+# How the tabs of one browser talk; what is for nobody of theirs they pass over.
+CHANNEL = """
+window.probe = new BroadcastChannel(`notifier ${arguments[0]} ${arguments[1]}`);
+window.probe.onmessage = ({data}) => { if (data.to === "a test") window.heard = true; };
+"""
+
+
+def told(one: Window, other: Window, address: str, person: Person) -> None:
+    """All that one tab has said until now has come to the other."""
+    for window in (one, other):
+        window.run(CHANNEL, address, person.id)
+    one.run("setTimeout(() => window.probe.postMessage({to: 'a test'}));")
+    other.until("window.heard === true", True)
+
+
 def test_only_an_open_list_is_looked_at(browser: Chromium, stage: Stage, person: Named) -> None:
     ana, ben = person("ana"), person("ben")
     photo = stage.api.photo(ana)
@@ -134,13 +148,14 @@ def test_only_an_open_list_is_looked_at(browser: Chromium, stage: Stage, person:
     one.click("#bell")
     one.until(HEADINGS, ["New"])
     one.press(Keys.ESCAPE)
+    one.until(seen.LIST_OPEN, False)
     two.click("#bell")
     two.until("document.querySelectorAll('#rows li[data-id]').length", 1)
     two.until(HEADINGS, [])
     # Nor has whoever closed it a moment ago.
     two.press(Keys.ESCAPE)
     two.until(seen.LIST_OPEN, False)
-    time.sleep(0.3)  # the tab that has the connection hears of it from the other
+    told(two, one, stage.api.site["websocket"], ana)
     stage.api.follow(ben, ana)
     two.until(seen.BADGE, "2")
     one.click("#bell")
